@@ -1,0 +1,141 @@
+"""The picture of the slots: the equation, and what every registered algorithm puts into it.  Light and dark."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+from gro.algorithms import build, names
+from gro.algorithms.describe import table, weight_symbol
+from gro.objective import Algorithm, FromLoss, Term
+
+WIDTH, ROW, TOP = 940, 29, 142
+MARGIN, OVER_LEFT = 20, 112
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A column of the picture and a colour in the equation, one for light and one for dark pages."""
+
+    key: str
+    title: str
+    letter: str
+    left: int
+    light: str
+    dark: str
+
+
+SLOTS = (
+    Slot("credit", "credit", "A", 224, "#0b5fa5", "#7cc0ff"),
+    Slot("unit", "unit", "φ", 424, "#00704d", "#5fd3a8"),
+    Slot("anchor", "anchor", "ε", 484, "#b34700", "#ffa366"),
+    Slot("weight", "weight", "w", 632, "#8f2d78", "#f2a0d8"),
+    Slot("value", "value", "v", 750, "#7a5c00", "#e8c34a"),
+    Slot("share", "share", "", 832, "#545d68", "#b6c0cc"),
+)
+OVER = {"scored": "samples", "targets": "demonstrations", "paired": "pairs", "chosen": "chosen"}
+
+
+def slots() -> str:
+    """The picture as SVG text."""
+    rows = [cells for name in _in_order() for cells in _rows(build(name))]
+    height = TOP + ROW * len(rows) + MARGIN
+    body = [_panel(height), _equation(), _header()]
+    for i, cells in enumerate(rows):
+        y = TOP + ROW * i
+        line = f'<line class="rule" x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y}" y2="{y}"/>' if cells["name"] else ""
+        body.append(line + "".join(_cell(key, text, y + 20) for key, text in cells.items()))
+    label = "The equation, and what each algorithm puts into its slots"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">\n'
+        f"<title>{label}</title>\n{_style()}\n" + "\n".join(filter(None, body)) + "\n</svg>\n"
+    )
+
+
+def _in_order() -> list[str]:
+    """Names by family, likelihood first and the general one last."""
+    order = ("likelihood", "policy gradient", "preference", "generalized")
+    family = {name: family for name, family, _ in table()}
+    return sorted(names(), key=lambda name: order.index(family[name]) if family[name] in order else len(order))
+
+
+def _rows(algorithm: Algorithm) -> list[dict[str, str]]:
+    """Text by column, a row per term; the credit is the whole algorithm's and stands in the first."""
+    rows = []
+    for k, term in enumerate(algorithm.terms):
+        first = k == 0
+        uses_credit = isinstance(term, FromLoss) or "A" in term.value.symbol or "s" in term.weight.symbol
+        row = {
+            "name": algorithm.name if first else "",
+            "over": OVER[term.rows],
+            "credit": algorithm.credit.symbol if first and uses_credit else "",
+            "unit": term.unit.symbol,
+            "share": term.share.symbol,
+        }
+        rows.append(row | (_compared(term) if isinstance(term, Term) else {"weight": "from a loss"}))
+    return rows
+
+
+def _compared(term: Term) -> dict[str, str]:
+    weight = weight_symbol(term)
+    measure = f" of {term.measure.symbol}" if term.measure and term.measure != term.unit else ""
+    anchor = "" if weight == "1" else term.anchor.symbol + measure
+    return {"anchor": anchor, "weight": weight, "value": term.value.symbol}
+
+
+def _style() -> str:
+    def rules(dark: bool) -> str:
+        ink, paper, rule = ("#e6edf3", "#161b22", "#3d444d") if dark else ("#1f2328", "#ffffff", "#d1d9e0")
+        colours = "".join(f".{s.key}{{fill:{s.dark if dark else s.light}}}" for s in SLOTS)
+        return f"text{{fill:{ink}}}.panel{{fill:{paper};stroke:{rule}}}.rule{{stroke:{rule}}}{colours}"
+
+    fonts = "text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}"
+    sizes = ".equation{font-size:21px}.name{font-weight:600}.head{font-weight:600;font-size:13px}"
+    dark = f"@media (prefers-color-scheme:dark){{{rules(True)}}}"
+    return f"<style>{fonts}{sizes}{rules(False)}{dark}</style>"
+
+
+def _panel(height: int) -> str:
+    return f'<rect class="panel" x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>'
+
+
+def _equation() -> str:
+    def slot(key: str, text: str) -> str:
+        return f'<tspan class="{key}">{text}</tspan>'
+
+    credit, unit, anchor = slot("credit", "A"), slot("unit", "φ"), slot("anchor", "ε")
+    push = f"{slot('weight', 'w')}(u, {credit}) · {slot('value', 'v')}({credit})"
+    loss = f"loss = − Σ {slot('share', 'share')} · stop_gradient[ {push} ] · {unit}(log π)"
+    u = f"u = {unit}(log π) − {anchor}"
+    return (
+        f'<text class="equation" x="{MARGIN}" y="44">{loss}</text><text class="equation" x="{MARGIN}" y="80">{u}</text>'
+    )
+
+
+def _header() -> str:
+    titles = [("", "algorithm", MARGIN), ("", "rows", OVER_LEFT)]
+    titles += [(s.key, f"{s.title} {s.letter}".strip(), s.left) for s in SLOTS]
+    return "".join(f'<text class="head {key}" x="{x}" y="{TOP - 12}">{title}</text>' for key, title, x in titles)
+
+
+def _cell(key: str, text: str, y: int) -> str:
+    left = {s.key: s.left for s in SLOTS} | {"name": MARGIN, "over": OVER_LEFT}
+    return f'<text class="{key}" x="{left[key]}" y="{y}">{_typeset(text)}</text>' if text else ""
+
+
+def _typeset(text: str) -> str:
+    """Indices after _ and exponents after ^ set small, below and above the line."""
+    parts = []
+    back = 0
+    for part in re.split(r"(_[A-Za-z]+(?:,[a-z]+)?|\^(?:\([^)]*\)|−?\w))", text):
+        if not part:
+            continue
+        if part[0] in "_^":
+            shift = 4 if part[0] == "_" else -5
+            parts.append(f'<tspan dy="{shift}" font-size="10">{escape(part[1:])}</tspan>')
+            back = -shift
+        else:
+            parts.append(f'<tspan dy="{back}">{escape(part)}</tspan>' if back else escape(part))
+            back = 0
+    return "".join(parts)

@@ -1,0 +1,105 @@
+"""Generalized Reinforce Optimization itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gro.algorithms.registry import algorithm
+from gro.errors import nearest
+from gro.objective import Algorithm, Anchor, Term
+from gro.objective.anchors import Base, GroupMean, Shift, opponents, opponents_soft
+from gro.objective.credit import Credit, GroupSoftmax, GroupZScore, LeaveOneOut
+from gro.objective.credit import GroupMean as GroupMeanCredit
+from gro.objective.shares import Share, fixed_length, per_sequence, sequence_mean, token_mean
+from gro.objective.units import Unit, average, token, total
+from gro.objective.values import Exp, Expm1, Prospect, Value, identity
+from gro.objective.weights import Corrected, One, Separation, Weight
+from gro.schema import NotNegative, Positive
+
+
+def _choose(parameter: str, name: str, members: dict):
+    if name not in members:
+        raise ValueError(f"{parameter} is {name!r}{nearest(name, members)}; it can be {', '.join(members)}")
+    return members[name]
+
+
+@algorithm
+def gro(
+    credit: str = "softmax",
+    beta: Positive = 1.0,
+    value: str = "identity",
+    unit: str = "token",
+    measure: str = "average",
+    base: str = "zero",
+    shift: str = "opponents_soft",
+    kappa: NotNegative = 10.0,
+    margin: float = 0.0,
+    share: str = "fixed_length",
+    kl: NotNegative = 0.0,
+    target_weight: NotNegative = 1.0,
+) -> Algorithm:
+    """Generalized Reinforce Optimization: advantage-weighted likelihood that separates a prompt's completions.
+
+    A completion is pushed by its advantage, as long as it is not yet separated from those on the other side of the
+    baseline; demonstrations in the batch are imitated with weight exp(A/β).
+
+    credit: softmax (G·softmax(R/β) − 1, the centred exponential), mean, zscore or leave_one_out, all of the group.
+    beta: temperature of the softmax and of exponential values; scale it to the reward (1 for rewards in [0, 1]).
+    value: identity, exp, expm1 or prospect of the advantage.
+    unit: token, average or total: in which unit the log-likelihood is pushed.
+    measure: average, total or token: in which unit completions are compared.
+    base: zero, old (off-policy: the weight is multiplied by the ratio) or ref.
+    shift: opponents_soft (pairwise), opponents (their mean), group (mean of the group), none.
+    kappa: sharpness of the separation; towards 0 this is REINFORCE.
+    margin: by how much, in the measure's unit, a completion must be separated.
+    share: fixed_length, sequence_mean, token_mean or per_sequence.
+    kl: strength of a KL penalty in the reward, before the baseline.
+    target_weight: factor on the demonstrations' term; 0 leaves it out.
+    """
+    units: dict[str, Unit] = {"token": token, "average": average, "total": total}
+    shares: dict[str, Share] = {
+        "fixed_length": fixed_length,
+        "sequence_mean": sequence_mean,
+        "token_mean": token_mean,
+        "per_sequence": per_sequence,
+    }
+    credits: dict[str, Credit] = {
+        "softmax": GroupSoftmax(beta, kl=kl),
+        "mean": GroupMeanCredit(kl=kl),
+        "zscore": GroupZScore(kl=kl),
+        "leave_one_out": LeaveOneOut(kl=kl),
+    }
+    values: dict[str, Value] = {
+        "identity": identity,
+        "exp": Exp(beta),
+        "expm1": Expm1(beta),
+        "prospect": Prospect(),
+    }
+    shifts: dict[str, tuple[Shift, ...]] = {
+        "opponents_soft": (opponents_soft,),
+        "opponents": (opponents,),
+        "group": (GroupMean(),),
+        "none": (),
+    }
+    bases: dict[str, Base] = {"zero": "zero", "old": "old", "ref": "ref"}
+    if value == "exp" and kappa:
+        raise ValueError("value exp pushes every completion up, so there is nothing to separate: use kappa 0")
+    weight: Weight = Separation(kappa, margin) if kappa else One()
+    samples = Term(
+        unit=_choose("unit", unit, units),
+        measure=_choose("measure", measure, units),
+        anchor=Anchor(_choose("base", base, bases), _choose("shift", shift, shifts) if kappa else ()),
+        weight=weight,
+        value=_choose("value", value, values),
+        share=_choose("share", share, shares),
+    )
+    if base == "old":
+        samples = replace(samples, weight=Corrected(weight), second=Anchor("old"))
+    targets = Term(unit=samples.unit, value=Exp(beta), share=samples.share, rows="targets", scale=target_weight)
+    return Algorithm(
+        name="gro",
+        paper="One Framework to Rule Them All: Unifying RL-Based and RL-Free Methods in RLHF",
+        equation="eq. 35-37",
+        credit=_choose("credit", credit, credits),
+        terms=(samples, targets) if target_weight else (samples,),
+    )

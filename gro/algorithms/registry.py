@@ -1,0 +1,82 @@
+"""The registry: an algorithm's name, its declaration, and its parameters, which are the declaration's signature."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gro import signatures
+from gro.errors import GroError, nearest
+from gro.objective import Algorithm
+
+Declaration = Callable[..., Algorithm]
+
+_DECLARATIONS: dict[str, Declaration] = {}
+
+
+def algorithm(declare: Declaration) -> Declaration:
+    """Decorator: registers a declaration under its function's name."""
+    assert declare.__name__ not in _DECLARATIONS, f"two algorithms named {declare.__name__}"
+    _DECLARATIONS[declare.__name__] = declare
+    return declare
+
+
+def names() -> tuple[str, ...]:
+    """All registered names, in order of declaration."""
+    return tuple(_DECLARATIONS)
+
+
+def declaration(name: str) -> Declaration:
+    """The declaration of this name, or of `path/to/file.py:function`.
+
+    Raises GroError naming the nearest algorithm, or what the file lacks.
+    """
+    if name in _DECLARATIONS:
+        return _DECLARATIONS[name]
+    if ":" in name:
+        return _from_file(name)
+    raise GroError(f"unknown algorithm {name!r}{nearest(name.lower(), _DECLARATIONS)}; `gro algorithms` lists all")
+
+
+def parameters(declare: Declaration) -> dict[str, inspect.Parameter]:
+    """A declaration's parameters by name: its configuration schema."""
+    return dict(inspect.signature(declare).parameters)
+
+
+def build(name: str, **params: Any) -> Algorithm:
+    """The algorithm of this name with these parameters; GroError for an unknown name, parameter or a bad value."""
+    declare = declaration(name)
+    problems = check_parameters(name, declare, params)
+    if problems:
+        raise GroError("\n".join(problems))
+    try:
+        return declare(**params)
+    except (ValueError, TypeError) as error:
+        raise GroError(f"algorithm {name}: {error}") from error
+
+
+def check_parameters(name: str, declare: Declaration, params: Mapping[str, Any]) -> list[str]:
+    """One line per unknown parameter or value of a wrong type or out of its range."""
+    return signatures.of(declare).problems("algorithm", name, params)
+
+
+def _from_file(spec: str) -> Declaration:
+    file, _, function = spec.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise GroError(f"algorithm file {file!r} does not exist")
+    module_spec = importlib.util.spec_from_file_location(f"gro_user_{path.stem}", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise GroError(f"algorithm file {file!r} cannot be imported: {type(error).__name__}: {error}") from error
+    declare: Declaration | None = getattr(module, function, None)
+    if not callable(declare):
+        raise GroError(f"{file!r} defines no function {function!r}{nearest(function, vars(module))}")
+    return declare

@@ -1,0 +1,1 @@
+"""Reading, checking and tokenising data.  Nothing is imported here, so that checking a recipe stays fast."""

@@ -1,0 +1,113 @@
+"""CSV and Parquet with exact places."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from gro.data._lines import MAX_ROW_BYTES, Lines, Report, Row
+from gro.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PARQUET_ROWS = 256
+"""Rows decoded at a time: a row may be megabytes."""
+
+
+def read_csv(path: Path, stream: BinaryIO, report: Report) -> Iterator[Row]:
+    """Comma-separated values with a header; every value is text.  A record that is malformed does not stop the rest."""
+    # The limit is the process's and 128 KiB by default; it only ever grows here.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
+    lines = Lines(path, stream)
+    records = csv.reader(lines, strict=True)
+    header: list[str] = []
+    while True:
+        line = lines.number + 1
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except DataError as e:
+            report(e)
+            continue
+        except csv.Error as e:
+            unclosed = "unexpected end" in str(e) or "field larger" in str(e)
+            found = "a quote that is never closed" if unclosed else f"a malformed record ({e})"
+            report(DataError(str(path), line=line, found=found, expected="comma-separated values"))
+            continue
+        if not record:
+            continue
+        if not header:
+            header = _header(path, line, record)
+        elif len(record) != len(header):
+            expected = f"{len(header)}, as in the header"
+            report(DataError(str(path), line=line, found=f"{len(record)} fields", expected=expected))
+        else:
+            yield Row(str(path), line, dict(zip(header, record, strict=True)))
+
+
+def _header(path: Path, line: int, record: list[str]) -> list[str]:
+    names = [n.strip() for n in record]
+    if twice := next((n for n in names if names.count(n) > 1), None):
+        expected = "each column once"
+        raise DataError(str(path), line=line, field=twice, found="the same column twice", expected=expected)
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and mark in names[0]:
+            raise DataError(str(path), line=line, found=f"fields separated by {name}", expected="commas")
+    return names
+
+
+def read_parquet(path: Path, report: Report) -> Iterator[Row]:
+    """The rows of a Parquet file, a slice of a row group at a time."""
+    import pyarrow.parquet as pq
+
+    name, number = str(path), 0
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_schema(name, file.schema_arrow)
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                for record in _records(batch):
+                    number += 1
+                    if isinstance(record, DataError):
+                        report(DataError(name, row=number, field=record.field, found=record.found))
+                    else:
+                        yield Row(name, number, record, "row")
+    except DataError:
+        raise
+    except Exception as e:  # A damaged file makes the reader fail in many ways, undecodable names among them.
+        message = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
+        row = number + 1 if number else None
+        raise DataError(name, row=row, found=f"a damaged Parquet file ({message})", expected="Parquet") from e
+
+
+def _check_schema(name: str, schema: pa.Schema) -> None:
+    import pyarrow as pa
+
+    for field in schema:
+        if isinstance(field.type, pa.BaseExtensionType):
+            fix = "Extension types are never loaded; store the column as text or numbers."
+            raise DataError(name, field=field.name, found=f"the Arrow extension type {field.type}", fix=fix)
+    if twice := next((n for n in schema.names if schema.names.count(n) > 1), None):
+        raise DataError(name, field=twice, found="the same column twice", expected="each column once")
+
+
+def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | DataError]:
+    try:
+        records = batch.to_pylist()
+    except (ValueError, OverflowError):
+        # Some value has no Python form (invalid UTF-8, a date out of range): find it, one by one.
+        records = [_record(batch, i) for i in range(batch.num_rows)]
+    yield from records
+
+
+def _record(batch: pa.RecordBatch, i: int) -> dict[str, Any] | DataError:
+    record: dict[str, Any] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            record[name] = column[i].as_py()
+        except (ValueError, OverflowError) as e:
+            return DataError("", field=name, found=f"a value that cannot be read ({e})")
+    return record

@@ -1,0 +1,179 @@
+"""`gro train`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gro.algorithms.describe import formula
+from gro.assemble import (
+    MODEL,
+    START,
+    Data,
+    build_algorithm,
+    learner_of,
+    load_data,
+    load_policy,
+    longest_offline,
+    needs_start,
+    rewards_of,
+    sampling_of,
+    source_of,
+    start_of,
+)
+from gro.config import Config
+from gro.engines.local import LocalEngine
+from gro.errors import GroError
+from gro.jobs.evaluate import Sample, held_out_of, samples_of
+from gro.policy.policy import Policy
+from gro.preflight import check_data, held_out_rows, say, try_rewards
+from gro.rewards import Rewards
+from gro.runs import files
+from gro.runs.plain import size_text
+from gro.runs.progress import progress
+from gro.runs.report import write_report
+from gro.runs.store import CHECKPOINTS, REJECTED, Run
+from gro.runs.terminal import console as patient_console
+from gro.training.loop import train
+from gro.training.prepare import Reference
+from gro.training.recording import Recorder
+
+_REST = 64 * 2**20
+"""Bytes for metrics, rollouts and the report."""
+
+LOGGING = ("run", "training.save_every", "training.record_groups", "training.kl_every", "slots", "eval")
+"""Keys that do not change results, and may differ when a run is continued."""
+
+
+def run_training(config: Config, *, console: Console | None = None) -> Path:
+    """Trains by a recipe; returns the run directory, in which the model is exported."""
+    console = console or patient_console()
+    with Run.open(config.run, config.resolved(), may_differ=LOGGING) as run:
+        try:
+            _train(config, run, console)
+        except KeyboardInterrupt:
+            say(console, f"interrupted: {_shown(run.path)} is not finished; the same command begins it anew")
+            raise
+    report = write_report(run.path)
+    say(console, f"model:  {_shown(run.path / MODEL)}", f"report: {_shown(report)}")
+    if (rejected := run.path / REJECTED).exists():
+        rows = rejected.read_bytes().count(b"\n")
+        say(console, f"{rows} rows were left out of the data: {_shown(rejected)}")
+    return run.path
+
+
+def _train(config: Config, run: Run, console: Console) -> None:
+    algorithm = build_algorithm(config)
+    say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
+    _begin(run, console)
+    start = start_of(config, run.path)
+    assert start.path is not None
+    data = load_data(config, start, run)
+    for name, dataset in data.named.items():
+        hashes = {"sha256": dataset.sha256, "template_sha256": dataset.template_sha256}
+        run.event("info", f"{name}: {len(dataset)} rows of {', '.join(dataset.spec.paths)}", None, **hashes)
+    sampling = sampling_of(config, start.tokenizer, data.ends)
+    check_data(console, config, algorithm, data, start)
+    with ExitStack() as stack:
+        rewards = _rewards(stack, console, config, "rewards", config.rewards, start.tokenizer, data, run)
+        judges = rewards
+        if config.eval is not None and config.eval.rewards is not None:
+            own = config.eval.rewards
+            judges = _rewards(stack, console, config, "eval.rewards", own, start.tokenizer, data, run)
+        rows = held_out_rows(console, config, data)
+        show = stack.enter_context(progress(config.training.steps, algorithm.name))
+        policy = load_policy(config, start.path)
+        _check_room(config, run.path, policy)
+        snapshot = Reference(policy.snapshot()) if needs_start(config, algorithm, data) else None
+        engine = LocalEngine(policy.model, slots=config.slots)
+        held_out = None
+        if data.held_out is not None and config.eval is not None:
+            held_out = held_out_of(
+                config, data.held_out.kind, rows, policy, snapshot, engine, judges, sampling, show.generating
+            )
+        recorder = Recorder(run, show, policy, algorithm, config.training, snapshot)
+        recorder.evaluated(0, held_out.metrics if held_out else None)
+        before = samples_of(held_out)
+        train(
+            policy,
+            source_of(config, data, engine, rewards, sampling, algorithm, show.generating),
+            algorithm,
+            [learner_of(config, policy, algorithm)],
+            config.training,
+            recorder,
+            reference=snapshot,
+            length_limit=sampling.max_new_tokens if config.online else longest_offline(data),
+            evaluate=held_out.metrics if held_out else None,
+        )
+    with files.new_directory(run.path / MODEL) as folder:
+        policy.save(folder)
+    run.finish(
+        algorithm=algorithm.name,
+        formula="\n".join(formula(algorithm)),
+        before=recorder.evaluations.get(0, {}),
+        after=recorder.evaluations.get(config.training.steps, {}),
+        samples=_compared(before, samples_of(held_out)),
+    )
+
+
+def _begin(run: Run, console: Console) -> None:
+    """Removes what an attempt that did not finish has left: this one begins anew."""
+    if run.last_step is not None:
+        say(console, f"{_shown(run.path)} was interrupted after step {run.last_step}; this run begins anew")
+        run.rewind(-1)
+    for name in (START, MODEL, CHECKPOINTS):
+        if (run.path / name).is_dir():
+            shutil.rmtree(run.path / name)
+    (run.path / REJECTED).unlink(missing_ok=True)
+
+
+def _check_room(config: Config, path: Path, policy: Policy) -> None:
+    """Raises GroError where the disk cannot hold the models that will be written, which hours later would be worse."""
+    model = sum(p.numel() * p.element_size() for p in policy.model.parameters())
+    every = config.training.save_every
+    needed = model * (1 + (config.training.steps // every if every else 0)) + _REST
+    if (free := shutil.disk_usage(path).free) < needed:
+        raise GroError(
+            f"{path}: the disk has {size_text(free)} free; the models of this run need {size_text(needed)} "
+            f"(each {size_text(model)}{', one every ' + str(every) + ' steps' if every else ''})"
+        )
+
+
+def _rewards(
+    stack: ExitStack,
+    console: Console,
+    config: Config,
+    key: str,
+    specs: Sequence[Any],
+    tokenizer: Any,
+    data: Data,
+    run: Run,
+) -> Rewards | None:
+    """Rewards that were tried on some rows; None where there are none."""
+    if not specs:
+        return None
+    rewards = stack.enter_context(rewards_of(config, specs, tokenizer, run))
+    try_rewards(console, rewards, key, data)
+    return rewards
+
+
+def _compared(before: Sequence[Sample], after: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The same prompts answered before and after, as rows of a table; rewards of 0 and 1 become ✗ and ✓."""
+
+    def mark(reward: float | None) -> Any:
+        return bool(reward) if reward in (0.0, 1.0) else "failed" if reward is None else reward
+
+    return [
+        {"prompt": prompt, "before": was, "reward before": mark(earned), "after": now, "reward after": mark(earns)}
+        for (prompt, was, earned), (_, now, earns) in zip(before, after, strict=True)
+    ]
+
+
+def _shown(path: Path) -> str:
+    """Relative where that is shorter."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,195 @@
+"""A model's folder, inspected before anything in it is loaded, so that what is wrong has a name.
+
+Nothing found in it is ever executed: no remote code, no pickle (unless asked for), no attention kernels by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from gro.errors import GroError, nearest
+
+_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""What is fetched from the hub: weights in safetensors format, configuration, tokenizer.  No code, no pickle."""
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_LFS = b"version https://git-lfs"
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_IMPLEMENTATIONS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+)
+"""Keys under which a configuration can name a kernel that transformers would download and run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor as its file's header describes it."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A model's folder that has passed inspection."""
+
+    path: Path
+    config: Any
+    """The transformers configuration, made from `config.json` without its references to code."""
+    tensors: Mapping[str, Entry]
+    """By name; empty where the weights are pickled."""
+
+
+def find(path_or_name: str | Path) -> Path:
+    """The folder itself, or the hub's copy of the files that are wanted from it."""
+    path = Path(path_or_name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise GroError(f"{path} is a file; expected the folder of a model in Hugging Face format")
+    name = str(path_or_name)
+    if not _HUB_NAME.match(name) or name.startswith("."):
+        raise GroError(f"{path} does not exist")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_WANTED)))
+    except Exception as error:  # whatever the network, the hub or its cache raise, the user's remedy is the same
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GroError(f"{name}: there is no such folder, and it could not be had from the hub ({reason})") from error
+
+
+def inspect(path: Path, *, allow_pickle: bool = False) -> Folder:
+    """Reads the configuration and the headers of the weights.
+
+    Raises:
+        GroError: naming the file, and where it applies the tensor, with what was found and what was expected.
+    """
+    for file in sorted(path.iterdir()):
+        if file.is_file() and _starts_with(file, _LFS):
+            raise GroError(f"{file} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+    config = _config(path)
+    files = _weight_files(path)
+    if files:
+        return Folder(path, config, _headers(path, files))
+    pickles = sorted(f.name for f in path.iterdir() if f.suffix in _PICKLES)
+    if not pickles:
+        found = ", ".join(sorted(f.name for f in path.iterdir())) or "nothing"
+        raise GroError(f"{path} holds no weights: expected model.safetensors, found {found}")
+    if not allow_pickle:
+        raise GroError(
+            f"{path}: the weights are pickled ({', '.join(pickles)}), and unpickling can run code that is hidden in "
+            "them. Convert them to safetensors, or allow it with allow_pickle if you trust their origin"
+        )
+    return Folder(path, config, {})
+
+
+def _starts_with(file: Path, head: bytes) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(head)) == head
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise GroError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise GroError(f"{file}: found a {type(value).__name__}; expected an object")
+    return value
+
+
+def _config(path: Path) -> Any:
+    file = path / "config.json"
+    if not file.exists():
+        if (path / "adapter_config.json").exists():
+            raise GroError(f"{path} holds an adapter, not a model; give the folder of its base model")
+        raise GroError(f"{path} has no config.json; expected a model in Hugging Face format")
+    raw = _json(file)
+    kind = str(raw.get("model_type"))
+    code = sorted({str(v).rpartition("--")[2].split(".")[0] + ".py" for v in raw.get("auto_map", {}).values()})
+    if kind not in CONFIG_MAPPING:
+        if code:
+            raise GroError(
+                f"{file}: model_type {kind!r} is not one that transformers knows; it would take running the code "
+                f"beside it ({', '.join(code)}), which is never done. Use a model with native support"
+            )
+        raise GroError(f"{file}: model_type {kind!r} is unknown{nearest(kind, CONFIG_MAPPING)}")
+    if "quantization_config" in raw:
+        method = raw["quantization_config"].get("quant_method", "unknown method")
+        raise GroError(f"{file}: the weights are quantised ({method}); training needs the full-precision model")
+    # A known model_type uses transformers' own class even where the folder brings code: the code is ignored.
+    return CONFIG_MAPPING[kind].from_dict(_without_code(raw, file))
+
+
+def _without_code(raw: dict[str, Any], file: Path) -> dict[str, Any]:
+    clean: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key == "auto_map":
+            continue
+        if key in _IMPLEMENTATIONS:
+            if isinstance(value, str) and "/" in value:
+                raise GroError(f"{file}: {key} names a kernel to be downloaded and run, {value!r}; remove the key")
+            continue
+        clean[key] = _without_code(value, file) if isinstance(value, dict) else value
+    return clean
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The safetensors files in use, or none."""
+    index = path / "model.safetensors.index.json"
+    if not index.exists():
+        single = path / "model.safetensors"
+        return [single] if single.exists() else []
+    names = sorted(set(_json(index).get("weight_map", {}).values()))
+    missing = [name for name in names if not (path / name).exists()]
+    if missing:
+        raise GroError(f"{path}: {len(missing)} of {len(names)} weight files are missing: {', '.join(missing[:5])}")
+    return [path / name for name in names]
+
+
+def _headers(path: Path, files: list[Path]) -> dict[str, Entry]:
+    tensors: dict[str, Entry] = {}
+    for file in files:
+        for name, entry in _header(file).items():
+            tensors[name] = entry
+            if name.endswith("weight") and entry.dtype not in _FLOATS:
+                raise GroError(f"{file}: tensor {name} has dtype {entry.dtype}; expected {', '.join(sorted(_FLOATS))}")
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        for name, shard in _json(index)["weight_map"].items():
+            if name not in tensors:
+                raise GroError(f"{path / shard}: tensor {name} is missing, though {index.name} says that it is there")
+    return tensors
+
+
+def _header(file: Path) -> dict[str, Entry]:
+    """Format: 8 bytes of header length, the header in JSON, the data."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise GroError(f"{file} is truncated or not safetensors: {size} bytes, of which a header of {length}")
+        try:
+            raw = json.loads(stream.read(length))
+            entries = {k: v for k, v in raw.items() if k != "__metadata__"}
+            expected = 8 + length + max((v["data_offsets"][1] for v in entries.values()), default=0)
+            tensors = {k: Entry(file, v["dtype"], tuple(v["shape"])) for k, v in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise GroError(f"{file} is corrupt: its safetensors header cannot be read ({error})") from error
+    if size != expected:
+        raise GroError(f"{file} is truncated or corrupt: {size} bytes, its header says {expected}")
+    return tensors

@@ -1,0 +1,171 @@
+"""Log-probabilities of given tokens from hidden states, without ever holding the logits of all of them.
+
+M  scored tokens     H  hidden size     V  vocabulary     c  rows of one chunk
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 32 << 20
+"""Logits are made about this many bytes at a time: larger chunks leave the cache."""
+MIN_ROWS, MAX_ROWS = 128, 1024
+"""Of a chunk, whatever its bytes: every chunk passes once over the weight and its gradient, so few rows are slow."""
+KEEP_BYTES = 128 << 20
+"""Up to this many bytes of log-probabilities are kept for the backward pass, which then saves one product of four."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """What an architecture does to `hidden · weightᵀ + bias`: scale it, then cap it softly at ±cap."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """In place."""
+        if self.scale != 1.0:
+            logits *= self.scale
+        if self.cap is not None:
+            logits.div_(self.cap).tanh_().mul_(self.cap)
+        return logits
+
+    def backward(self, grad: Tensor, logits: Tensor) -> Tensor:
+        """d/d input, in place in `grad`, from the *transformed* logits."""
+        if self.cap is not None:
+            grad *= 1 - (logits / self.cap) ** 2
+        if self.scale != 1.0:
+            grad *= self.scale
+        return grad
+
+
+IDENTITY = LogitTransform()
+
+
+def token_logp(
+    hidden_MH: Tensor,
+    weight_VH: Tensor,
+    target_M: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    temperature_M: Tensor | None = None,
+    transform: LogitTransform = IDENTITY,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """log softmax(transform(h·Wᵀ + b) / temperature)[target], and the entropy of that distribution (no gradient).
+
+    Differentiable once in hidden states, weight and bias, for any upstream gradient per token.  float32 inside at
+    least.  Peak memory has no term in V·M.
+
+    Args:
+        hidden_MH: [M, H]; bf16, fp32 or fp64.
+        weight_VH: [V, H] the output embedding.
+        target_M: int64 [M].
+        bias_V: [V] or None.
+        temperature_M: [M] float; None: 1 everywhere.
+        transform: what the architecture does to logits.
+        entropy: also return the entropies.
+
+    Returns:
+        (logp_M, entropy_M or None), float32, or float64 where the inputs are.
+    """
+    assert hidden_MH.ndim == weight_VH.ndim == 2
+    assert hidden_MH.shape[1] == weight_VH.shape[1]
+    assert target_M.shape == hidden_MH.shape[:1]
+    assert target_M.dtype == torch.int64
+    if torch.is_autocast_enabled(hidden_MH.device.type):
+        low = torch.get_autocast_dtype(hidden_MH.device.type)
+        hidden_MH, weight_VH = hidden_MH.to(low), weight_VH.to(low)
+    hidden_MH = hidden_MH.to(weight_VH.dtype)
+    inverse_M = None
+    if temperature_M is not None and bool((temperature_M != 1).any()):
+        inverse_M = 1.0 / temperature_M.to(hidden_MH.device, _wide(weight_VH.dtype))
+    logp_M, entropy_M = _TokenLogp.apply(hidden_MH, weight_VH, bias_V, target_M, inverse_M, transform, entropy)  # type: ignore[misc]
+    return logp_M, entropy_M if entropy else None
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _chunks(tokens: int, vocabulary: int, itemsize: int) -> list[slice]:
+    rows = max(MIN_ROWS, min(MAX_ROWS, CHUNK_BYTES // (vocabulary * itemsize)))
+    return [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
+
+
+def _logits(hidden_cH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, transform: LogitTransform) -> Tensor:
+    logits_cV = (hidden_cH @ weight_VH.T).to(_wide(weight_VH.dtype))
+    if bias_V is not None:
+        logits_cV += bias_V
+    return transform(logits_cV)
+
+
+class _TokenLogp(torch.autograd.Function):
+    """Forward and backward in chunks of rows; the logits that fit into KEEP_BYTES are kept, the others made again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        target_M: Tensor,
+        inverse_M: Tensor | None,
+        transform: LogitTransform,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        tokens, (vocabulary, _) = hidden_MH.shape[0], weight_VH.shape
+        wide = _wide(weight_VH.dtype)
+        logp_M = torch.empty(tokens, dtype=wide, device=hidden_MH.device)
+        lse_M = torch.empty_like(logp_M)
+        entropy_M = torch.empty_like(logp_M) if entropy else logp_M.new_empty(0)
+        needs_backward = any(ctx.needs_input_grad[:3])
+        kept: list[Tensor | None] = []
+        room = KEEP_BYTES if needs_backward else 0
+        for c in _chunks(tokens, vocabulary, wide.itemsize):
+            z_cV = _logits(hidden_MH[c], weight_VH, bias_V, transform)
+            room -= z_cV.nbytes
+            kept.append(z_cV if room >= 0 else None)
+            if inverse_M is not None:
+                z_cV = z_cV * inverse_M[c, None]
+            lse_M[c] = z_cV.logsumexp(-1)
+            logp_M[c] = z_cV.gather(-1, target_M[c, None])[:, 0] - lse_M[c]
+            if entropy:
+                p_cV = (z_cV - lse_M[c, None]).exp_()
+                entropy_M[c] = lse_M[c] - (p_cV * z_cV).sum(-1)
+        if needs_backward:
+            ctx.save_for_backward(hidden_MH, weight_VH, bias_V, target_M, inverse_M, lse_M, *kept)
+            ctx.transform = transform
+        ctx.mark_non_differentiable(entropy_M)
+        return logp_M, entropy_M
+
+    @staticmethod
+    def backward(ctx: Any, grad_M: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden_MH, weight_VH, bias_V, target_M, inverse_M, lse_M, *kept = ctx.saved_tensors
+        to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden_MH) if to_hidden else None
+        grad_weight = torch.zeros_like(weight_VH) if to_weight else None
+        grad_bias = torch.zeros_like(bias_V) if to_bias else None
+        chunks = _chunks(len(target_M), len(weight_VH), lse_M.element_size())
+        for c, z_cV in zip(chunks, kept, strict=True):
+            if z_cV is None:
+                z_cV = _logits(hidden_MH[c], weight_VH, bias_V, ctx.transform)
+            scaled_cV = z_cV if inverse_M is None else z_cV * inverse_M[c, None]
+            # d logp / d z = (onehot − p) / temperature
+            grad_cV = (scaled_cV - lse_M[c, None]).exp_().mul_(-grad_M[c, None])
+            grad_cV.scatter_add_(-1, target_M[c, None], grad_M[c, None])
+            if inverse_M is not None:
+                grad_cV *= inverse_M[c, None]
+            grad_cV = ctx.transform.backward(grad_cV, z_cV)
+            if grad_bias is not None:
+                grad_bias += grad_cV.sum(0)
+            grad_cV = grad_cV.to(weight_VH.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad_cV, weight_VH, out=grad_hidden[c])
+            if grad_weight is not None:
+                grad_weight.addmm_(grad_cV.T, hidden_MH[c])
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None

@@ -1,0 +1,217 @@
+"""What can be wrong with a job is found before any weights are loaded: data against algorithm, lengths, rewards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from gro.algorithms.describe import formula
+from gro.assemble import (
+    Data,
+    Start,
+    build_algorithm,
+    evaluation_rewards,
+    load_data,
+    rewards_of,
+    sampling_of,
+    start_of,
+)
+from gro.config import Config
+from gro.data.dataset import Dataset
+from gro.errors import GroError
+from gro.evaluation.heldout import check_kind
+from gro.objective import Algorithm
+from gro.policy.limits import longest_row
+from gro.rewards import Rewards
+from gro.runs.terminal import number, printable
+from gro.types import Completion, Group
+
+_OFFERS: dict[str, frozenset[str]] = {
+    "preference": frozenset({"scored", "paired", "chosen"}),
+    "unpaired_preference": frozenset({"scored"}),
+    "prompt_completion": frozenset({"targets"}),
+    "language_modeling": frozenset({"targets"}),
+    "prompt_only": frozenset(),
+}
+"""Which rows of an algorithm's terms each dataset type gives."""
+
+_IN_WORDS = {
+    "scored": "completions with a reward or label",
+    "targets": "demonstrations",
+    "paired": "preference pairs",
+    "chosen": "preference pairs",
+}
+_TRIED = 4
+"""Rows that rewards are tried on."""
+
+
+def say(console: Console, *lines: str) -> None:
+    """Plain lines, whatever is in them."""
+    for line in lines:
+        console.print(Text(printable(line)), soft_wrap=True)
+
+
+def check(config: Config, console: Console) -> None:
+    """Checks everything that can be checked without weights: data, template, end tokens, lengths, rewards."""
+    algorithm = build_algorithm(config)
+    say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
+    start = start_of(config)
+    data = load_data(config, start)
+    sampling_of(config, start.tokenizer, data.ends)
+    check_data(console, config, algorithm, data, start)
+    held_out_rows(console, config, data)
+    for name, dataset in data.named.items():
+        _show_first(console, start.tokenizer, name, dataset)
+    for key, specs in reward_lists(config).items():
+        with rewards_of(config, specs, start.tokenizer) as rewards:
+            try_rewards(console, rewards, key, data)
+    console.print(Text("the recipe is sound", style="green"))
+
+
+def check_data(console: Console, config: Config, algorithm: Algorithm, data: Data, start: Start) -> None:
+    """Describes the data and raises GroError where they do not fit each other, the algorithm or the model."""
+    for name, dataset in data.named.items():
+        say(console, f"{name}: {dataset.report}")
+    for name, dataset in data.named.items():
+        if name.startswith("offline"):
+            _check_type(name, dataset, algorithm)
+        _check_length(console, name, dataset, config, start)
+    if data.online is not None and data.online.kind == "language_modeling":
+        raise GroError("online: whole texts (language_modeling) have no prompts to answer; give prompts, or messages")
+    if data.held_out is not None:
+        check_kind(data.held_out.kind, bool(evaluation_rewards(config)))
+    if config.model.dtype in ("bfloat16", "float16"):
+        what = f"model.dtype: {config.model.dtype} rounds small updates away"
+        say(console, f"note: {what}; autocast: bfloat16 keeps float32 weights and is as fast")
+    few = [(n, len(d)) for n, d in data.named.items() if n != "eval.data" and len(d) < config.prompts_per_step]
+    for name, rows in few if len(data.named) <= 2 else ():
+        say(
+            console, f"note: {name} has {rows} rows and a step takes {config.prompts_per_step}: some come several times"
+        )
+
+
+def _check_type(name: str, dataset: Dataset, algorithm: Algorithm) -> None:
+    kind, wanted = dataset.kind, algorithm.roles
+    offered = _OFFERS[kind]
+    where = f"{name}: {dataset.spec.paths[0]} has rows of type {kind}"
+    if not offered & wanted:
+        learns = " and ".join(dict.fromkeys(_IN_WORDS[role] for role in sorted(wanted)))
+        gives = " and ".join(dict.fromkeys(_IN_WORDS[role] for role in sorted(offered))) or "prompts alone"
+        fix = ""
+        if kind == "preference" and "targets" in wanted:
+            fix = f". {name}.kind: prompt_completion takes the chosen completions as demonstrations"
+        elif kind == "prompt_only" and "scored" in wanted:
+            fix = ". Prompts that the policy is to answer belong under online"
+        raise GroError(f"{where}, which are {gives}; {algorithm.name} learns from {learns}{fix}")
+    if kind == "unpaired_preference" and algorithm.credit.group_size > 1 and "targets" not in wanted:
+        raise GroError(
+            f"{where}, with one completion for each prompt; {algorithm.name} compares at least "
+            f"{algorithm.credit.group_size} completions of a prompt"
+        )
+
+
+def _check_length(console: Console, name: str, dataset: Dataset, config: Config, start: Start) -> None:
+    """Rows beyond the model's positions are an error where those are a learned table, and worth a note where not."""
+    rows = dataset.report.longest
+    answered = name == "online" or (name == "eval.data" and bool(evaluation_rewards(config)))
+    new = config.sampling.max_new_tokens
+    if name == "eval.data" and config.eval is not None:
+        new = config.eval.max_new_tokens or new
+    prompts = max(len(group.prompt.ids) for group in dataset) if answered else 0
+    longest, what = rows, f"the longest row has {rows} tokens"
+    if answered and prompts + new > rows:
+        longest, what = prompts + new, f"the longest prompt has {prompts} tokens, and {new} more may be sampled"
+    positions = getattr(start.architecture.get_text_config(), "max_position_embeddings", None)
+    limit = longest_row(start.architecture)
+    if limit is not None and longest > limit:
+        fix = "Lower max_new_tokens, or set max_length and overlong: skip or truncate"
+        raise GroError(f"{name}: {what}; the model has positions for {limit}. {fix}")
+    if positions is not None and longest > positions:
+        say(console, f"note: {name}: {what}, more than the {positions} that the model was made for")
+
+
+def held_out_rows(console: Console, config: Config, data: Data) -> list[Group]:
+    """The held-out rows to use, without those that are also trained on.
+
+    Raises GroError for such rows, unless eval.data says on_bad: skip.
+    """
+    if data.held_out is None or config.eval is None:
+        return []
+    shared: set[int] = set()
+    for name, dataset in data.named.items():
+        if name != "eval.data":
+            shared |= set(dataset.overlap(data.held_out))
+    what = f"{len(shared)} of {len(data.held_out)} held-out rows are also trained on"
+    if shared and data.held_out.spec.on_bad != "skip":
+        raise GroError(
+            f"eval.data: {what} (the first: row {min(shared) + 1} of {data.held_out.spec.paths[0]}); take other rows "
+            "with start and stop, or leave these out with on_bad: skip"
+        )
+    groups = [group for group in data.held_out if group.prompt.key not in shared]
+    if not groups:
+        raise GroError("eval.data: every held-out row is also trained on; take other rows with start and stop")
+    if shared:
+        say(console, f"eval.data: {what}; they were left out, as asked for")
+    return groups[: config.eval.limit]
+
+
+def reward_lists(config: Config) -> dict[str, Sequence[Any]]:
+    """The lists of rewards that are in use, by their key."""
+    lists: dict[str, Sequence[Any]] = {"rewards": config.rewards} if config.rewards else {}
+    if config.eval is not None and config.eval.rewards:
+        lists["eval.rewards"] = config.eval.rewards
+    return lists
+
+
+def try_rewards(console: Console, rewards: Rewards, key: str, data: Data) -> None:
+    """Scores some texts of the data themselves, to see that the rewards run and find their columns.
+
+    Raises GroError where they fail on more than the share of them that stops a run.
+    """
+    dataset = data.held_out if key == "eval.rewards" or data.online is None else data.online
+    if dataset is None:
+        return
+    begun = time.perf_counter()
+    # Any text will do; the end of the prompt is in the right language and never empty.
+    texts = [g.completions[0].ids if g.completions else g.prompt.ids[-16:] for g in dataset[:_TRIED]]
+    groups = [Group(g.prompt, (Completion(ids=t),)) for g, t in zip(dataset[:_TRIED], texts, strict=True)]
+    try:
+        scored = rewards.score(groups)
+    except GroError as error:
+        raise GroError(
+            f"{key}: tried on {len(groups)} texts of the data before anything is loaded.\n{error}"
+        ) from error
+    seconds = time.perf_counter() - begun
+    for name in rewards.names:
+        found = [group.completions[0].rewards.get(name) for group in scored]
+        values = ", ".join("none" if value is None else number(value) for value in found)
+        say(console, f"{key}: {name} of {len(groups)} texts of the data, to try it: {values} ({seconds:.2f} s)")
+        if all(value is None for value in found) and not rewards.failures:
+            say(console, f"note: {name} applies to none of them (it returned None)")
+    for failure in rewards.failures:
+        say(console, f"note: reward {failure.reward} failed on one of them: {failure.message}")
+    for notice in rewards.notices:
+        say(console, f"note: {notice}")
+
+
+def _show_first(console: Console, tokenizer: PreTrainedTokenizerBase, name: str, dataset: Dataset) -> None:
+    """The first row as the model sees it, special tokens and all."""
+    group = dataset[0]
+
+    def shown(kind: str, ids: Sequence[int], style: str) -> None:
+        text = printable(str(tokenizer.decode(list(ids))), "⏎")
+        console.print(Text(f"  {kind}: "), Text(text, style=style), sep="", soft_wrap=True)
+
+    say(console, f"the first row of {name} as the model sees it")
+    shown("prompt     ", group.prompt.ids, "dim")
+    for completion in group.completions:
+        trained = completion.trained or (True,) * len(completion.ids)
+        pairs = zip(completion.ids, trained, strict=True)
+        for learnt, part in groupby(pairs, key=lambda pair: pair[1]):
+            shown("learnt     " if learnt else "not learnt ", [i for i, _ in part], "green" if learnt else "dim")

@@ -1,0 +1,24 @@
+"""Rewards: functions from a file, rules, mathematical equality; all in processes that can be killed.
+
+`Rewards` scores groups of completions.  `reward` marks a function of your own, `named` lists those that a recipe may
+call by name.
+"""
+
+from gro.rewards.batch import Trouble
+from gro.rewards.functions import TrainerState, reward
+from gro.rewards.pool import Pool
+from gro.rewards.registry import named
+from gro.rewards.rewards import Failure, Rewards, reward_metrics
+from gro.rewards.spec import RewardSpec
+
+__all__ = [
+    "Failure",
+    "Pool",
+    "RewardSpec",
+    "Rewards",
+    "TrainerState",
+    "Trouble",
+    "named",
+    "reward",
+    "reward_metrics",
+]

@@ -1,0 +1,72 @@
+"""The one loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from gro.objective import Algorithm
+from gro.objective.credit import State
+from gro.policy.policy import Policy
+from gro.training.batching import collate
+from gro.training.learner import Learner
+from gro.training.prepare import Reference, prepare
+from gro.training.recording import Recorder, StepResult
+from gro.training.settings import Portions
+from gro.types import Group
+
+
+class Source(Protocol):
+    """Where groups come from: files, rollouts, or a mixture."""
+
+    def take(self, step: int) -> list[Group]:
+        """The groups to learn from at this step."""
+        ...
+
+    def receive(self, policy: Policy, step: int) -> None:
+        """The policy was updated; rollouts from now on are its."""
+        ...
+
+
+def train(
+    policy: Policy,
+    source: Source,
+    algorithm: Algorithm,
+    learners: Sequence[Learner],
+    portions: Portions,
+    recorder: Recorder,
+    *,
+    reference: Reference | None = None,
+    length_limit: int | None = None,
+    evaluate: Callable[[], Mapping[str, float]] | None = None,
+) -> None:
+    """Trains the policy in place: take groups, prepare what the algorithm reads, update, record.
+
+    length_limit: most tokens a completion may have.  evaluate: held-out metrics of the policy as it is, measured every
+    `portions.eval_every` steps and at the end.
+    """
+    state: State = {}
+    for step in range(portions.steps):
+        start = time.perf_counter()
+        groups = source.take(step)
+        taken = time.perf_counter()
+        minibatch, state = prepare(
+            collate(groups, length_limit=length_limit, device=policy.device),
+            policy,
+            reference,
+            algorithm,
+            state,
+            tokens_per_micro=portions.tokens_per_micro,
+            updates=portions.updates_per_step,
+        )
+        updates = [
+            learner.update(part)
+            for epoch in range(portions.epochs)
+            for part in minibatch.epoch(epoch, portions.minibatches, portions.seed, step)
+            for learner in learners
+        ]
+        source.receive(policy, step)
+        recorder.step(step + 1, StepResult(minibatch, updates, taken - start, time.perf_counter() - start))
+        if step + 1 == portions.steps or (portions.eval_every and (step + 1) % portions.eval_every == 0):
+            recorder.evaluated(step + 1, evaluate)

@@ -1,0 +1,108 @@
+"""What is logged of an update.  Names are TRL's, because users come from there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gro.types import Batch, Group
+
+
+def observe(logp_BT: Tensor, entropy_BT: Tensor | None, c_BT: Tensor, batch: Batch) -> dict[str, float]:
+    """What one update's log-probs and coefficients show.  `batch` holds the old log-probs."""
+    mask_BT = batch.mask_BT
+    samples_BT = mask_BT & batch.samples_B[:, None]
+    metrics: dict[str, float] = {}
+    if entropy_BT is not None and bool(mask_BT.any()):
+        metrics["entropy"] = entropy_BT[mask_BT].mean().item()
+    if batch.ref_BT is not None and bool(samples_BT.any()):
+        metrics["kl"] = kl_to(batch.ref_BT, logp_BT, samples_BT)
+    if batch.sampler_BT is not None:
+        metrics |= _gap((logp_BT - batch.sampler_BT)[mask_BT & ~batch.sampler_BT.isnan()])
+    if batch.old_BT is not None and bool(samples_BT.any()):
+        ratio = (logp_BT - batch.old_BT)[samples_BT].clamp(-20, 20).exp()
+        metrics |= {"ratio/min": ratio.min().item(), "ratio/max": ratio.max().item()}
+    if batch.advantage_BX is not None:
+        pushed_BT = samples_BT & (batch.advantage_BX != 0)
+        if bool(pushed_BT.any()):  # clipped, or separated beyond rounding
+            metrics["inactive_ratio"] = (c_BT[pushed_BT] == 0).float().mean().item()
+    return metrics
+
+
+def kl_to(base_BT: Tensor, logp_BT: Tensor, mask_BT: Tensor) -> float:
+    """k3, the low-variance and never negative estimate of KL(policy‖base) per token, on the policy's samples."""
+    u = (logp_BT - base_BT)[mask_BT].clamp(-20, 20)
+    return (torch.expm1(-u) + u).mean().item()
+
+
+def _gap(difference: Tensor) -> dict[str, float]:
+    """Trainer against sampler, per token: the same policy, so any difference is an error of one of them."""
+    if not difference.numel():
+        return {}
+    size = difference.abs().double()
+    ratio = difference.clamp(-20, 20).exp()
+    return {
+        "sampling/sampling_logp_difference/mean": size.mean().item(),
+        "sampling/sampling_logp_difference/p99.9": size.quantile(0.999).item() if size.numel() < 10**7 else math.nan,
+        "sampling/sampling_logp_difference/max": size.max().item(),
+        "sampling/outside": ((ratio - 1).abs() > 0.1).float().mean().item(),
+    }
+
+
+def describe_rollouts(groups: Sequence[Group]) -> dict[str, float]:
+    """Rewards and lengths of the completions learnt from."""
+    samples = [[c for c in g.completions if c.role == "sample"] for g in groups]
+    scored = [[c.reward for c in cs if c.reward is not None] for cs in samples]
+    rewards = [r for rs in scored for r in rs]
+    metrics: dict[str, float] = {}
+    drawn = [c for cs in samples for c in cs if c.finish != "given"]
+    if drawn:
+        metrics |= _statistics("reward", rewards)
+        several = [rs for rs in scored if len(rs) > 1]
+        if several:
+            metrics["frac_reward_zero_std"] = sum(max(rs) - min(rs) <= 1e-6 for rs in several) / len(several)
+        failed = sum(c.reward is None for c in drawn)
+        metrics["rewards/failed"] = float(failed)
+        for name in sorted({name for c in drawn for name in c.rewards}):
+            parts = [v for c in drawn if (v := c.rewards.get(name)) is not None]
+            metrics |= {f"rewards/{name}/{k}": v for k, v in _statistics("", parts).items()}
+        metrics["completions/clipped_ratio"] = sum(c.finish == "length" for c in drawn) / len(drawn)
+    lengths = [len(c.ids) for g in groups for c in g.completions if c.role != "mismatch"]
+    if lengths:
+        metrics |= {
+            "completions/mean_length": sum(lengths) / len(lengths),
+            "completions/min_length": float(min(lengths)),
+            "completions/max_length": float(max(lengths)),
+        }
+    return metrics
+
+
+def describe_pairs(logp_BT: Tensor, batch: Batch, beta: float) -> dict[str, float]:
+    """Implicit rewards of preference pairs, as TRL names them.  `batch` holds the reference and the advantage."""
+    assert batch.advantage_BX is not None
+    base_BT = batch.ref_BT if batch.ref_BT is not None else torch.zeros_like(logp_BT)
+    reward_B = beta * (logp_BT - base_BT).masked_fill(~batch.mask_BT, 0.0).sum(1)
+    total_B = logp_BT.masked_fill(~batch.mask_BT, 0.0).sum(1)
+    chosen_B, rejected_B = batch.advantage_BX[:, 0] > 0, batch.advantage_BX[:, 0] < 0
+    if not bool(chosen_B.any()) or int(chosen_B.sum()) != int(rejected_B.sum()):
+        return {}
+    margin = reward_B[chosen_B] - reward_B[rejected_B]
+    return {
+        "rewards/chosen": reward_B[chosen_B].mean().item(),
+        "rewards/rejected": reward_B[rejected_B].mean().item(),
+        "rewards/margins": margin.mean().item(),
+        "rewards/accuracies": (margin > 0).float().mean().item(),
+        "logps/chosen": total_B[chosen_B].mean().item(),
+        "logps/rejected": total_B[rejected_B].mean().item(),
+    }
+
+
+def _statistics(name: str, values: list[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    mean = sum(values) / len(values)
+    std = math.sqrt(sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1))
+    return {name: mean, f"{name}_std": std} if name else {"mean": mean, "std": std}

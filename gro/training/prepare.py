@@ -1,0 +1,86 @@
+"""What an update needs besides rollouts: log-probs of old and reference policy, and advantages.
+
+Nothing here is configured: what is prepared is what the algorithm's slots say they read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gro.objective import Algorithm
+from gro.objective.credit import State
+from gro.policy.policy import Policy
+from gro.training.batching import Minibatch
+from gro.types import Group, rows_of
+
+
+@torch.no_grad()
+def score(policy: Policy, groups: Sequence[Group], tokens_per_micro: int, *, width: int | None = None) -> Tensor:
+    """[B, T] log-probs of every trained token, without gradient.  T is `width`, or that of the longest completion."""
+    if width is None:
+        width = max((len(c.ids) for _, _, c in rows_of(groups)), default=0)
+    packs = policy.packs(groups, tokens_per_micro, width=width)
+    logp_BT = torch.zeros(len(rows_of(groups)), width, device=policy.device)
+    for pack in packs:
+        logp_BT[pack.rows_R] = policy.logp(pack).logp_RT.float()
+    return logp_BT
+
+
+class Reference:
+    """The frozen starting policy.  Completions from files are scored once and remembered."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor] = {}
+
+    def score(self, groups: Sequence[Group], tokens_per_micro: int) -> Tensor:
+        """[B, T] log-probs under the reference."""
+        unknown = [g for g in groups if any(_key(g, c) not in self._known for c in g.completions)]
+        fresh = [
+            replace(g, completions=tuple(c for c in g.completions if _key(g, c) not in self._known)) for g in unknown
+        ]
+        fresh_BT = score(self.policy, fresh, tokens_per_micro)
+        found = {_key(g, c): fresh_BT[b, : len(c.ids)] for b, (_, g, c) in enumerate(rows_of(fresh))}
+        rows = rows_of(groups)
+        width = max((len(c.ids) for _, _, c in rows), default=0)
+        out_BT = torch.zeros(len(rows), width, device=self.policy.device)
+        for b, (_, g, c) in enumerate(rows):
+            key = _key(g, c)
+            logp_T = self._known[key] if key in self._known else found[key]
+            out_BT[b, : len(c.ids)] = logp_T
+            if c.finish == "given":
+                self._known[key] = logp_T.clone()
+        return out_BT
+
+
+def _key(group: Group, completion) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return group.prompt.ids, completion.ids
+
+
+def prepare(
+    minibatch: Minibatch,
+    policy: Policy,
+    reference: Reference | None,
+    algorithm: Algorithm,
+    state: State,
+    *,
+    tokens_per_micro: int,
+    updates: int,
+) -> tuple[Minibatch, State]:
+    """Adds old and reference log-probs where they are read, then the advantage, computed once for all updates.
+
+    updates: how many optimizer steps will be taken on this batch.  With a single one, old *is* the current policy,
+    and the update takes it from its own forward pass (ratio exactly 1) unless the credit reads it beforehand.
+    """
+    groups, batch = minibatch.groups, minibatch.batch
+    if "ref" in algorithm.reads:
+        assert reference is not None, f"{algorithm.name} reads the reference"
+        batch = replace(batch, ref_BT=reference.score(groups, tokens_per_micro))
+    if "old" in algorithm.credit.reads or ("old" in algorithm.reads and updates > 1):
+        batch = replace(batch, old_BT=score(policy, groups, tokens_per_micro))
+    advantage_BX, state = algorithm.credit(batch, state)
+    return Minibatch(groups, replace(batch, advantage_BX=advantage_BX)), state

@@ -1,0 +1,188 @@
+"""From updates to what a run remembers and a person sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from gro.errors import GroError
+from gro.objective import Algorithm, Term
+from gro.policy.policy import Policy
+from gro.runs import files
+from gro.runs.progress import Progress
+from gro.runs.records import RolloutRecord
+from gro.runs.store import CHECKPOINTS, Run
+from gro.training.batching import Minibatch
+from gro.training.learner import Update
+from gro.training.metrics import describe_pairs, describe_rollouts, kl_to
+from gro.training.prepare import Reference
+from gro.training.settings import Portions
+from gro.types import rows_of
+
+Evaluate = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """One step of the loop: what was learnt from, the updates on it, and how long it took."""
+
+    minibatch: Minibatch
+    updates: Sequence[Update]
+    rollout_seconds: float
+    seconds: float
+
+
+class Recorder:
+    """Writes steps to the run, shows them, and raises the alarm when nothing can be learnt."""
+
+    def __init__(
+        self,
+        run: Run,
+        progress: Progress,
+        policy: Policy,
+        algorithm: Algorithm,
+        portions: Portions,
+        monitor: Reference | None = None,
+    ) -> None:
+        """`monitor`: the starting policy, to measure the KL to it where the algorithm does not read it."""
+        self.run, self.progress, self.policy = run, progress, policy
+        self.algorithm, self.portions, self.monitor = algorithm, portions, monitor
+        self.evaluations: dict[int, dict[str, float]] = {}
+        self._flat = 0
+        self._kl: float | None = None
+        self._seen = 0
+
+    def step(self, step: int, result: StepResult) -> None:
+        """Record step `step` (counted from 1)."""
+        metrics = self._metrics(step, result)
+        self.run.record_rollouts(step, self._rollouts(result))
+        self.run.record(step, metrics)
+        if self._kl is not None:  # measured every so often; shown until the next time
+            metrics.setdefault("kl", self._kl)
+        self.progress.step(step, metrics)
+        self._watch(step, metrics)
+        if self.portions.save_every and step % self.portions.save_every == 0 and step < self.portions.steps:
+            self._save(step)
+
+    def evaluated(self, step: int, evaluate: Evaluate | None) -> None:
+        """Evaluate the policy as it is after `step` steps, and record it."""
+        if evaluate is None:
+            return
+        metrics = {f"eval_{name}": value for name, value in evaluate().items()}
+        self.evaluations[step] = metrics
+        self.run.record(step, metrics)
+        shown = "  ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items())
+        self.progress.note(f"held out, after step {step}: {shown}")
+
+    def _metrics(self, step: int, result: StepResult) -> dict[str, float]:
+        updates = result.updates
+        names = {name for update in updates for name in update.metrics}
+        metrics = {n: fmean(u.metrics[n] for u in updates if n in u.metrics) for n in sorted(names)}
+        groups = result.minibatch.groups
+        metrics |= describe_rollouts(groups)
+        if "paired" in self.algorithm.roles:
+            metrics |= describe_pairs(updates[0].logp_BT, updates[0].batch, implicit_beta(self.algorithm))
+        if self._due(step) and self.monitor is not None:
+            metrics |= self._kl_to_start(result)
+        tokens = sum(len(g.prompt.ids) + sum(len(c.ids) for c in g.completions) for g in groups)
+        self._seen += tokens
+        return metrics | {
+            "num_tokens": float(self._seen),
+            "tokens/s": tokens / result.seconds,
+            "step_time": result.seconds,
+            "rollout_time": result.rollout_seconds,
+        }
+
+    def _due(self, step: int) -> bool:
+        return bool(self.portions.kl_every) and (step == 1 or step % self.portions.kl_every == 0)
+
+    def _kl_to_start(self, result: StepResult) -> dict[str, float]:
+        """KL to the starting policy on this step's samples, at the weights that drew them."""
+        assert self.monitor is not None
+        update = result.updates[0]
+        samples_BT = update.batch.mask_BT & update.batch.samples_B[:, None]
+        if "kl" in update.metrics or not bool(samples_BT.any()):
+            return {}
+        start_BT = self.monitor.score(update.groups, self.portions.tokens_per_micro)
+        self._kl = kl_to(start_BT, update.logp_BT, samples_BT)
+        return {"kl": self._kl}
+
+    def _rollouts(self, result: StepResult) -> list[RolloutRecord]:
+        """Some groups of the step's first update, with what it computed of them."""
+        update = result.updates[0]
+        batch = update.batch
+        records = []
+        for row, (g, group, completion) in enumerate(rows_of(update.groups)):
+            if g >= self.portions.record_groups:
+                break
+            n = len(completion.ids)
+
+            def tokens(quantity_BX, row: int = row, n: int = n):
+                if quantity_BX is None:
+                    return math.nan
+                return quantity_BX[row, :n] if quantity_BX.shape[1] != 1 else quantity_BX[row]
+
+            records.append(
+                RolloutRecord(
+                    group=g,
+                    row=row,
+                    prompt=self._text(group.prompt.ids),
+                    prompt_ids=group.prompt.ids,
+                    completion=self._text(completion.ids),
+                    completion_ids=completion.ids,
+                    role=completion.role,
+                    reward=completion.reward,
+                    rewards=completion.rewards,
+                    finish=completion.finish,
+                    tokens={
+                        "logp": tokens(update.logp_BT),
+                        "sampler": tokens(batch.sampler_BT),
+                        "ref": tokens(batch.ref_BT),
+                        "old": tokens(batch.old_BT),
+                        "advantage": tokens(batch.advantage_BX),
+                        "entropy": tokens(update.entropy_BT),
+                        "coefficient": tokens(update.c_BT),
+                        "trained": tokens(batch.mask_BT.float()),
+                    },
+                    key=group.prompt.key,
+                    temperature=completion.temperature,
+                    version=completion.version,
+                )
+            )
+        return records
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.policy.tokenizer.decode(list(ids)))
+
+    def _watch(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing can be learnt from groups whose completions all have the same reward."""
+        self._flat = self._flat + 1 if metrics.get("frac_reward_zero_std") == 1.0 else 0
+        cut = metrics.get("completions/clipped_ratio", 0.0)
+        cause = (
+            f"{cut:.0%} of the completions were cut off: raise sampling.max_new_tokens"
+            if cut > 0.9
+            else f"every completion of a prompt gets the same reward (mean {metrics.get('reward', math.nan):.3g}): "
+            "check the reward on samples, or start from a model that solves some of the task"
+        )
+        if self._flat == 1:
+            self._alarm(step, f"no group has any variance in its rewards, so there is nothing to learn: {cause}")
+        if self._flat >= self.portions.flat_steps:
+            raise GroError(f"stopped at step {step}: no reward varied within a group for {self._flat} steps; {cause}")
+        if (failed := metrics.get("rewards/failed", 0.0)) and step == 1:
+            self._alarm(step, f"the reward failed on {failed:.0f} completions; see failures/ in the run")
+
+    def _alarm(self, step: int, message: str) -> None:
+        self.run.event("warning", message, step)
+        self.progress.note(f"step {step}: {message}")
+
+    def _save(self, step: int) -> None:
+        with files.new_directory(self.run.path / CHECKPOINTS / f"step-{step}") as folder:
+            self.policy.save(folder)
+
+
+def implicit_beta(algorithm: Algorithm) -> float:
+    """What an implicit reward, a log-ratio to the reference, is multiplied by: the preference weight's β, or 1."""
+    weights = (t.weight for t in algorithm.terms if isinstance(t, Term) and t.rows == "paired")
+    return next((beta for w in weights if (beta := getattr(w, "beta", None)) is not None), 1.0)

@@ -1,0 +1,78 @@
+"""How long, how fast and in which portions is learnt.  Light to import: recipes are checked with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from gro.schema import CHECKED, Count, Index, NotNegative, Positive
+
+Schedule = Literal["constant", "linear", "cosine"]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How weights move (AdamW).  None of it changes *what* is optimised."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CHECKED
+
+    learning_rate: Positive = 1e-5
+    """At its highest, after the warm-up."""
+    warmup_steps: Index = 0
+    """Updates over which the rate rises linearly from 0."""
+    schedule: Schedule = "constant"
+    """After the warm-up: constant, or linear or cosine to 0 at the last update."""
+    weight_decay: NotNegative = 0.0
+    """AdamW's, decoupled from the gradient."""
+    beta1: Momentum = 0.9
+    """Memory of the gradient's mean."""
+    beta2: Momentum = 0.999
+    """Memory of the gradient's square."""
+    eps: Positive = 1e-8
+    """Added to the root of the gradient's square."""
+    max_grad_norm: NotNegative = 1.0
+    """The gradient's norm is scaled down to this; 0 for no limit."""
+
+    def factor(self, update: int, total: int) -> float:
+        """What the learning rate is multiplied by at this update (0-based): a pure function, so resume is exact."""
+        if update < self.warmup_steps:
+            return (update + 1) / self.warmup_steps
+        progress = min((update - self.warmup_steps) / max(total - self.warmup_steps, 1), 1.0)
+        if self.schedule == "linear":
+            return 1 - progress
+        return 0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0
+
+
+@dataclass(frozen=True)
+class Portions:
+    """How a run is cut into steps, updates and micro-batches."""
+
+    steps: Count
+    """Rollouts (or draws of rows) that are learnt from."""
+    epochs: Count = 1
+    """Passes over a step's completions."""
+    minibatches: Count = 1
+    """Optimizer updates per pass."""
+    tokens_per_micro: Count = 16384
+    """Most tokens in one forward pass.  A matter of memory: it cannot change the result."""
+    seed: Index = 0
+    """Of the order of rows and of all sampling."""
+    kl_every: Index = 10
+    """Every so many steps the KL to the starting policy is measured where the algorithm does not read it; 0: never."""
+    eval_every: Index = 0
+    """Every so many steps the held-out data are evaluated; 0: before and after training only."""
+    save_every: Index = 0
+    """Every so many steps the model is written to checkpoints/; 0: at the end only."""
+    record_groups: Index = 4
+    """Groups of each step kept in the run with their per-token quantities."""
+    flat_steps: Count = 25
+    """Training stops when no group had any variance in its rewards for so many steps."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer updates on one batch."""
+        return self.epochs * self.minibatches

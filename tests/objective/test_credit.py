@@ -1,0 +1,316 @@
+"""Credit, by hand: every expected number in this file was worked out on paper."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gro.objective.credit import (
+    BatchMean,
+    Constant,
+    Credit,
+    Gae,
+    Greedy,
+    GroupMean,
+    GroupSoftmax,
+    GroupZScore,
+    Labels,
+    LeaveOneOut,
+    MovingAverage,
+    NoBaseline,
+    TokenZScore,
+)
+from gro.types import ROLES, Batch
+
+NAN = math.nan
+GROUP_CREDITS = [GroupMean(), GroupZScore(), GroupZScore(ddof=1), LeaveOneOut(), GroupSoftmax()]
+
+
+def real(*numbers) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def batch_of(rewards, groups=None, mask=None, **more) -> Batch:
+    """A batch of completions with these rewards; one token each and one group unless said."""
+    rows = len(rewards)
+    mask_BT = torch.ones(rows, 1, dtype=torch.bool) if mask is None else torch.tensor(mask).bool()
+    group_B = torch.tensor(groups if groups is not None else [0] * rows)
+    return Batch(mask_BT, group_B, reward_B=real(*rewards), **more)
+
+
+def advantages(credit: Credit, batch: Batch, state: dict | None = None) -> list:
+    """As nested lists; one number per completion where there is one."""
+    advantage_BX, _ = credit(batch, state or {})
+    return advantage_BX.squeeze(1).tolist()
+
+
+# --- one number per completion ---------------------------------------------------------------------------------------
+
+
+def test_constant_and_no_baseline():
+    batch = batch_of([2.0, NAN, -1.0])
+    assert advantages(Constant(0.5), batch) == [1.5, 0.0, -1.5]
+    assert advantages(NoBaseline(), batch) == [2.0, 0.0, -1.0]
+
+
+def test_kl_is_folded_in_before_the_baseline_as_a_total():
+    kl = {"old_BT": real([-1.0, -2.0, 9.0], [-1.0, 9.0, 9.0]), "ref_BT": real([-1.5, -2.5, NAN], [-3.0, NAN, NAN])}
+    batch = batch_of([1.0, 1.0], mask=[[1, 1, 0], [1, 0, 0]], **kl)
+    # k1 totals 1 and 2, so R̃ = .9 and .8 at β = .1
+    assert advantages(NoBaseline(kl=0.1), batch) == pytest.approx([0.9, 0.8])
+    assert advantages(Constant(0.5, kl=0.1), batch) == pytest.approx([0.4, 0.3])
+    assert advantages(GroupMean(kl=0.1), batch) == pytest.approx([0.05, -0.05])
+    assert advantages(LeaveOneOut(kl=0.1), batch) == pytest.approx([0.1, -0.1])
+    assert advantages(GroupZScore(kl=0.1, eps=0), batch) == pytest.approx([1.0, -1.0])
+    assert advantages(BatchMean(kl=0.1), batch) == pytest.approx([0.05, -0.05])
+    softmax = 2 / (1 + math.exp(-0.1)) - 1
+    assert advantages(GroupSoftmax(kl=0.1), batch) == pytest.approx([softmax, -softmax])
+
+
+def test_batch_mean_and_its_z_score():
+    batch = batch_of([3.0, 1.0, NAN, 2.0], groups=[0, 0, 1, 1])
+    assert advantages(BatchMean(), batch) == [1.0, -1.0, 0.0, 0.0]
+    std = math.sqrt(2 / 3)
+    assert advantages(BatchMean(std=True, eps=0), batch) == pytest.approx([1 / std, -1 / std, 0, 0])
+    assert advantages(BatchMean(std=True, ddof=1, eps=1.0), batch) == pytest.approx([0.5, -0.5, 0, 0])
+    assert advantages(BatchMean(std=True, ddof=1), batch_of([3.0])) == [0.0]
+
+
+def test_groups_do_not_see_each_other():
+    batch = batch_of([1.0, 5.0, 3.0, 7.0, 0.0], groups=[0, 1, 0, 1, 0])
+    third = 1 / 3
+    assert advantages(GroupMean(), batch) == pytest.approx([-third, -1, 5 * third, 1, -4 * third])
+    assert advantages(LeaveOneOut(), batch) == pytest.approx([-0.5, -2, 2.5, 2, -2])
+
+
+@pytest.mark.parametrize("credit", GROUP_CREDITS, ids=repr)
+def test_one_member_groups_are_refused_with_the_numbers(credit: Credit):
+    with pytest.raises(
+        ValueError, match=r"at least 2 completions per prompt; 2 prompts have 1 \(the first is group 4\)"
+    ):
+        credit(batch_of([1.0, 0.0, 1.0, 0.0], groups=[3, 3, 4, 7]), {})
+
+
+@pytest.mark.parametrize("credit", GROUP_CREDITS, ids=repr)
+def test_a_group_left_with_one_reward_gives_nothing(credit: Credit):
+    assert advantages(credit, batch_of([0.7, NAN, NAN])) == [0.0, 0.0, 0.0]
+    untrained = batch_of([0.7, 0.1], mask=[[1], [0]])
+    assert advantages(credit, untrained) == [0.0, 0.0]
+    assert advantages(credit, batch_of([NAN, NAN])) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("credit", [*GROUP_CREDITS, BatchMean(std=True), TokenZScore(kl=0), MovingAverage()], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("reward", [0.1, -1e6 / 3, 1e-12])
+def test_equal_rewards_are_exactly_zero(credit: Credit, dtype: torch.dtype, reward: float):
+    batch = batch_of([0.0] * 7)
+    batch = replace(batch, reward_B=torch.full((7,), reward, dtype=dtype))
+    assert advantages(credit, batch) == [0.0] * 7
+    assert batch.reward_B is not None
+    batch.reward_B[3] *= 1 + 1e-7  # still equal for all purposes
+    assert advantages(credit, batch) == [0.0] * 7
+
+
+@pytest.mark.parametrize(
+    "credit", [*GROUP_CREDITS, BatchMean(), TokenZScore(kl=0), MovingAverage(), Labels()], ids=repr
+)
+def test_other_roles_do_not_disturb_the_samples(credit: Credit):
+    samples = batch_of([1.0, 0.0, 0.5, 2.0], groups=[0, 0, 1, 1])
+    roles = torch.tensor([ROLES.index(r) for r in ("sample", "target", "sample", "mismatch", "sample", "sample")])
+    mixed = batch_of([1.0, 9.0, 0.0, -9.0, 0.5, 2.0], groups=[0, 0, 0, 1, 1, 1], role_B=roles)
+    alone, _ = credit(samples, {})
+    among, _ = credit(mixed, {})
+    torch.testing.assert_close(among[[0, 2, 4, 5]], alone)
+    assert among[[1, 3]].flatten().tolist() == [0.0, 0.0]
+
+
+def test_a_mean_of_earlier_steps():
+    credit, state = MovingAverage(), {}
+    first, state = credit(batch_of([1.0, 0.0, 0.5]), state)
+    # leave-one-out over the whole batch, whatever the groups
+    assert first[:, 0].tolist() == pytest.approx([0.75, -0.75, 0.0])
+    assert state == {"steps": 1, "mean": 0.5}
+    second, state = credit(batch_of([2.0, NAN]), state)
+    assert second[:, 0].tolist() == [1.5, 0.0]
+    assert state == {"steps": 2, "mean": 1.25}
+    failed, same = credit(batch_of([NAN, NAN]), state)
+    assert failed[:, 0].tolist() == [0.0, 0.0]
+    assert same == state, "a step without a reward teaches the baseline nothing"
+
+
+def test_the_first_step_of_one_completion_has_no_advantage():
+    assert advantages(MovingAverage(), batch_of([3.0])) == [0.0]
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ([1.0, -1.0], [1, -1]),
+        ([-0.5, 0.25], [-1, 1]),
+        ([0.4, 0.4], [0, 0]),  # a tie
+        ([3.0], [1]),  # alone: the sign of the reward
+        ([-2.0], [-1]),
+        ([0.0], [0]),
+        ([1.0, NAN], [1, 0]),
+        ([NAN, NAN], [0, 0]),
+        ([1.0, 0.0, 0.2], [1, -1, -1]),
+        ([0.3, 0.1, 0.2], [1, -1, 0]),  # exactly the mean, though not in floating point
+        ([1.0, 1.0, 0.0], [1, 1, -1]),
+    ],
+)
+def test_labels(rewards, expected):
+    assert advantages(Labels(), batch_of(rewards)) == expected
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+MASK = [[1, 0, 1, 0], [0, 1, 0, 0]]
+"""Tokens inside completions that carry no loss."""
+OLD = real([-1.0, NAN, -1.0, NAN], [NAN, -2.0, NAN, NAN])
+REF = real([-1.5, NAN, -2.0, NAN], [NAN, -1.0, NAN, NAN])
+"""k1 is .5 and 1 on the first completion's tokens, −1 on the second's."""
+
+
+def masked(rewards=(1.0, 0.0), **more) -> Batch:
+    return batch_of(rewards, mask=MASK, old_BT=OLD, ref_BT=REF, **more)
+
+
+def tokens(credit: Credit, batch: Batch, state: dict | None = None) -> list[float]:
+    """Of the trained tokens, in order; the others have no advantage."""
+    advantage_BX, _ = credit(batch, state or {})
+    advantage_BT = advantage_BX.expand(batch.mask_BT.shape)
+    return advantage_BT[batch.mask_BT].tolist()
+
+
+def test_moving_average_with_a_kl_penalty_to_go():
+    # β .1: rewards-to-go 1 − .05 − .1 and 1 − .1 on the first completion, 0 + .1 on the second; the others' mean is
+    # 0 for the first and 1 for the second at the first step, .25 afterwards.
+    assert tokens(MovingAverage(kl=0.1), masked()) == pytest.approx([0.85, 0.9, 0.1 - 1.0])
+    _, state = MovingAverage(kl=0.1)(masked((0.5, 0.0)), {})
+    assert state == {"steps": 1, "mean": 0.25}, "the penalty is no part of the baseline"
+    assert tokens(MovingAverage(kl=0.1), masked(), state) == pytest.approx([0.6, 0.65, -0.15])
+
+
+def test_token_z_score_with_masks_inside_completions():
+    # rewards-to-go .85, .9, .1
+    to_go = [0.85, 0.9, 0.1]
+    mean = sum(to_go) / 3
+    std = math.sqrt(sum((x - mean) ** 2 for x in to_go) / 3)
+    assert tokens(TokenZScore(kl=0.1), masked()) == pytest.approx([(x - mean) / std for x in to_go])
+    # two tokens of reward 1 and one of reward 0: mean 2/3, std √2/3
+    assert tokens(TokenZScore(kl=0), masked()) == pytest.approx([math.sqrt(0.5)] * 2 + [-math.sqrt(2)])
+    # a group's mean first: two tokens of ½ and one of −½, so the same
+    centred = TokenZScore(kl=0, group_baseline=True)
+    assert tokens(centred, masked()) == pytest.approx([math.sqrt(0.5)] * 2 + [-math.sqrt(2)])
+    assert tokens(TokenZScore(kl=0), masked((1.0, NAN))) == [0.0, 0.0, 0.0]
+
+
+def test_the_variance_of_tokens_has_a_floor():
+    # rewards 0 and 3e-5: variance 2/9 · 9e-10 = 2e-10 is below 1e-8, so divided by 1e-4
+    assert tokens(TokenZScore(kl=0), masked((3e-5, 0.0))) == pytest.approx([0.1, 0.1, -0.2])
+
+
+def test_greedy_with_a_kl_penalty():
+    batch = masked(greedy_B=real(0.25, 0.5))
+    assert tokens(Greedy(), batch) == pytest.approx([0.75, 0.75, -0.5])
+    assert tokens(Greedy(kl=0.1), batch) == pytest.approx([0.6, 0.65, -0.4])
+    assert tokens(Greedy(kl=0.1, immediate=True), batch) == pytest.approx([0.7, 0.65, -0.4])
+    assert tokens(Greedy(), masked(greedy_B=real(NAN, 0.5))) == [0.0, 0.0, -0.5]
+    assert Greedy().reads == {"greedy"}
+    assert Greedy(kl=0.1).reads == {"greedy", "old", "ref"}
+
+
+# --- generalised advantage estimation --------------------------------------------------------------------------------
+
+
+def gae_batch(**more) -> Batch:
+    """Values .2 and .4 in the first completion, .5 in the second; the rest is garbage."""
+    return masked(values_BT=real([0.2, NAN, 0.4, NAN], [NAN, 0.5, NAN, NAN]), **more)
+
+
+def test_gae_skips_tokens_without_loss():
+    # δ = 0 + .4 − .2 and 1 − .4; the other completion 0 − .5
+    assert tokens(Gae(lam=0.0), gae_batch()) == pytest.approx([0.2, 0.6, -0.5])
+    assert tokens(Gae(lam=0.5), gae_batch()) == pytest.approx([0.5, 0.6, -0.5])
+    # γ .5: δ = .5·.4 − .2 = 0, then + .5·.5·.6
+    assert tokens(Gae(gamma=0.5, lam=0.5), gae_batch()) == pytest.approx([0.15, 0.6, -0.5])
+    # β .1: δ = −.05 + .2 and −.1 + .6; the other +.1 − .5
+    assert tokens(Gae(lam=0.5, kl=0.1), gae_batch()) == pytest.approx([0.15 + 0.25, 0.5, -0.4])
+
+
+def test_gae_bootstraps_truncated_completions_only_when_asked():
+    batch = gae_batch(truncated_B=torch.tensor([True, False]))
+    assert tokens(Gae(lam=0.5), batch) == pytest.approx([0.5, 0.6, -0.5])
+    # the last value, .4, stands for the one after it: δ = .2 and 1 + .4 − .4
+    assert tokens(Gae(lam=0.5, bootstrap=True), batch) == pytest.approx([0.7, 1.0, -0.5])
+
+
+def test_gae_whitens_over_the_batchs_tokens():
+    mean, raw = 0.2, [0.5, 0.6, -0.5]
+    std = math.sqrt(sum((x - mean) ** 2 for x in raw) / 3)
+    assert tokens(Gae(lam=0.5, whiten=True), gae_batch()) == pytest.approx([(x - mean) / std for x in raw], rel=1e-6)
+    # a failed completion is not part of the statistics
+    failed = tokens(Gae(lam=0.5, whiten=True), gae_batch(rewards=(1.0, NAN)))
+    assert failed == pytest.approx([-1.0, 1.0, 0.0], rel=1e-5)
+
+
+def test_gae_reads_values():
+    assert Gae().reads == {"values"}
+    assert Gae(kl=0.1).reads == {"values", "old", "ref"}
+    with pytest.raises(ValueError, match="no values_BT"):
+        Gae()(masked(), {})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 7), st.floats(0, 1), st.floats(0, 1), st.integers(0, 999))
+def test_gae_is_the_double_sum(length: int, gamma: float, lam: float, seed: int):
+    random = torch.Generator().manual_seed(seed)
+    values = torch.randn(length, generator=random, dtype=torch.float64)
+    reward = 1.7
+    batch = Batch(
+        torch.ones(1, length, dtype=torch.bool), torch.zeros(1).long(), reward_B=real(reward), values_BT=values[None]
+    )
+    rewards = [0.0] * (length - 1) + [reward]
+    after = [*values.tolist(), 0.0]
+    delta = [rewards[t] + gamma * after[t + 1] - after[t] for t in range(length)]
+    expected = [sum((gamma * lam) ** k * delta[t + k] for k in range(length - t)) for t in range(length)]
+    assert Gae(gamma, lam)(batch, {})[0][0].tolist() == pytest.approx(expected)
+    # With λ = 1 the values telescope: return − V
+    to_go = [sum(gamma**k * rewards[t + k] for k in range(length - t)) for t in range(length)]
+    expected = [g - v for g, v in zip(to_go, values.tolist(), strict=True)]
+    assert Gae(gamma, 1.0)(batch, {})[0][0].tolist() == pytest.approx(expected)
+
+
+# --- what is missing is named ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("credit", "batch", "message"),
+    [
+        (GroupMean(), Batch(torch.ones(2, 1).bool(), torch.zeros(2).long()), "no reward_B"),
+        (LeaveOneOut(kl=0.1), batch_of([1.0, 0.0]), "needs old_BT and ref_BT"),
+        (Greedy(), batch_of([1.0]), "no greedy_B"),
+    ],
+)
+def test_what_is_missing_is_named(credit: Credit, batch: Batch, message: str):
+    with pytest.raises(ValueError, match=message):
+        credit(batch, {})
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-9, 9), min_size=2, max_size=6), st.floats(0.1, 9), st.floats(-9, 9))
+def test_z_scores_do_not_see_scale_and_shift(rewards: list[float], scale: float, shift: float):
+    if max(rewards) - min(rewards) < 1e-3:
+        return
+    credit = GroupZScore(eps=0)
+    moved = [scale * r + shift for r in rewards]
+    assert advantages(credit, batch_of(moved)) == pytest.approx(advantages(credit, batch_of(rewards)), abs=1e-8)

@@ -1,0 +1,126 @@
+"""Chunked log-probs against full logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gro.policy import head
+from gro.policy.head import LogitTransform, token_logp
+
+V = 37
+
+
+@pytest.fixture(params=["kept", "made again", "some of each"], autouse=True)
+def small_chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 4 rows; all, none or about half of their logits kept."""
+    monkeypatch.setattr(head, "MIN_ROWS", 4)
+    monkeypatch.setattr(head, "MAX_ROWS", 4)
+    keep = {"kept": 1 << 20, "made again": 0, "some of each": 5 * V * 8}
+    monkeypatch.setattr(head, "KEEP_BYTES", keep[request.param])
+
+
+def problem(tokens: int = 11) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return {
+        "hidden_MH": torch.randn(tokens, 5, generator=g, dtype=torch.float64, requires_grad=True),
+        "weight_VH": torch.randn(V, 5, generator=g, dtype=torch.float64, requires_grad=True),
+        "bias_V": torch.randn(V, generator=g, dtype=torch.float64, requires_grad=True),
+        "target_M": torch.randint(0, V, (tokens,), generator=g),
+        "temperature_M": torch.rand(tokens, generator=g, dtype=torch.float64) + 0.5,
+    }
+
+
+def by_the_book(p: dict[str, Tensor], scale: float = 1.0, cap: float | None = None) -> Tensor:
+    """[M, V] log-probs from full logits."""
+    logits = F.linear(p["hidden_MH"], p["weight_VH"], p.get("bias_V")) * scale
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    return F.log_softmax(logits / p.get("temperature_M", torch.ones(1))[:, None], -1)
+
+
+@pytest.mark.parametrize("left_out", [(), ("bias_V",), ("temperature_M",), ("bias_V", "temperature_M")])
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.3, None), (1.0, 2.0), (1.7, 3.0)])
+def test_values_and_gradients(left_out: tuple[str, ...], scale: float, cap: float | None) -> None:
+    p = {k: v for k, v in problem().items() if k not in left_out}
+    expected = by_the_book(p, scale, cap).gather(-1, p["target_M"][:, None])[:, 0]
+    found, entropy = token_logp(**p, transform=LogitTransform(scale, cap))  # type: ignore[arg-type]
+    assert entropy is None
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    push_M = torch.randn(len(found), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    inputs = [x for x in p.values() if x.requires_grad]
+    for _ in range(2):  # a second time from the same graph: nothing saved was overwritten
+        found_grads = torch.autograd.grad(found, inputs, push_M, retain_graph=True)
+        for a, b in zip(found_grads, torch.autograd.grad(expected, inputs, push_M, retain_graph=True), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("frozen", [("weight_VH", "bias_V"), ("hidden_MH",), ("hidden_MH", "weight_VH")])
+def test_what_is_frozen_gets_no_gradient(frozen: tuple[str, ...]) -> None:
+    p = problem()
+    for name in frozen:
+        p[name].requires_grad_(False)
+    token_logp(**p)[0].sum().backward()  # type: ignore[arg-type]
+    truth = problem()
+    by_the_book(truth).gather(-1, truth["target_M"][:, None]).sum().backward()
+    for name in ("hidden_MH", "weight_VH", "bias_V"):
+        if name in frozen:
+            assert p[name].grad is None
+        else:
+            torch.testing.assert_close(p[name].grad, truth[name].grad, atol=1e-12, rtol=0)
+
+
+def test_entropy() -> None:
+    p = problem()
+    logp_MV = by_the_book(p)
+    _, entropy_M = token_logp(**p, entropy=True)  # type: ignore[arg-type]
+    assert entropy_M is not None
+    torch.testing.assert_close(entropy_M, -(logp_MV.exp() * logp_MV).sum(-1).detach(), atol=1e-12, rtol=0)
+
+
+def test_no_tokens() -> None:
+    p = problem(tokens=0)
+    logp_M, entropy_M = token_logp(**p, entropy=True)  # type: ignore[arg-type]
+    assert entropy_M is not None
+    assert logp_M.shape == entropy_M.shape == (0,)
+    logp_M.sum().backward()
+    assert not p["weight_VH"].grad.any()  # type: ignore[union-attr]
+
+
+def test_bfloat16_weights_give_float32_log_probs() -> None:
+    p = problem()
+    half = {k: v.detach().bfloat16() if v.is_floating_point() else v for k, v in p.items()}
+    half["hidden_MH"].requires_grad_(True)
+    logp_M, _ = token_logp(**half)  # type: ignore[arg-type]
+    assert logp_M.dtype == torch.float32
+    exact = by_the_book(p).gather(-1, p["target_M"][:, None])[:, 0]
+    torch.testing.assert_close(logp_M.double(), exact, atol=0.1, rtol=0.02)
+    logp_M.sum().backward()
+    assert half["hidden_MH"].grad.dtype == torch.bfloat16  # type: ignore[union-attr]
+
+
+def test_peak_memory_has_no_term_in_vocabulary_times_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        pytest.skip("the peak of a process's memory can only be reset on Linux")
+    monkeypatch.setattr(head, "CHUNK_BYTES", 4 << 20)
+    monkeypatch.setattr(head, "KEEP_BYTES", 8 << 20)
+    monkeypatch.setattr(head, "MIN_ROWS", 1)
+    monkeypatch.setattr(head, "MAX_ROWS", 1024)
+    tokens, vocabulary = 1500, 30_000  # 180 MB of logits
+    hidden_MH = torch.randn(tokens, 8, requires_grad=True)
+    weight_VH = torch.randn(vocabulary, 8, requires_grad=True)
+    target_M = torch.zeros(tokens, dtype=torch.int64)
+    token_logp(hidden_MH[:8], weight_VH, target_M[:8])[0].sum().backward()  # threads and buffers exist from here on
+    reset.write_text("5")
+    before = _peak_bytes()
+    token_logp(hidden_MH, weight_VH, target_M, entropy=True)[0].sum().backward()
+    assert _peak_bytes() - before < 50 << 20
+
+
+def _peak_bytes() -> int:
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gro.errors import GroError
+from gro.runs.curves import Curve, inline_svg, plot_curve, smooth, thin
+
+NAN = math.nan
+
+
+def test_smoothing_by_hand() -> None:
+    # span 3: r = 1/2.  Weights of the first: 1, 1/2, 1/4; of the second: 1/2, 1, 1/2.
+    np.testing.assert_allclose(smooth([0.0, 4.0, 8.0], 3), [(2 + 2) / 1.75, (0 + 4 + 4) / 2, (2 + 8) / 1.75])
+    np.testing.assert_allclose(smooth([1.0, NAN, 4.0], 3), [(1 + 1) / 1.25, (0.5 + 2) / 1.0, (0.25 + 4) / 1.25])
+    np.testing.assert_array_equal(smooth([1.0, 5.0], 1), [1.0, 5.0])
+    np.testing.assert_array_equal(smooth([NAN, math.inf], 3), [NAN, NAN])
+    assert smooth([], 3).shape == (0,)
+
+
+@given(st.lists(st.floats(-1e3, 1e3) | st.just(NAN), min_size=1, max_size=40), st.floats(1.0, 30.0))
+def test_smoothing_is_its_definition(values: list[float], span: float) -> None:
+    x, r = np.array(values), 1 - 2 / (span + 1)
+    there = np.flatnonzero(np.isfinite(x))
+    got = smooth(x, span)
+    for i in range(len(x)):
+        weights = np.array([r ** abs(i - j) for j in there])
+        if weights.sum() > 1e-12:
+            assert got[i] == pytest.approx(float(weights @ x[there] / weights.sum()), rel=1e-6, abs=1e-6)
+
+
+@given(st.lists(st.floats(-5, 5) | st.just(NAN), max_size=300), st.integers(4, 60))
+def test_thinning_keeps_ends_and_extremes(values: list[float], most: int) -> None:
+    x, steps = np.array(values, dtype=float), np.arange(len(values))
+    kept, y = thin(steps, x, most)
+    assert len(kept) <= max(most, 0)
+    assert np.all(np.diff(kept) > 0)
+    np.testing.assert_array_equal(y, x[kept])
+    if len(x):
+        assert (kept[0], kept[-1]) == (0, len(x) - 1)
+    if np.isfinite(x).any():
+        assert (np.nanmin(y), np.nanmax(y)) == (np.nanmin(x), np.nanmax(x))
+
+
+@pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_files_of_each_kind(tmp_path: Path, ending: str, start: bytes) -> None:
+    steps = np.arange(50)
+    path = plot_curve(tmp_path / f"curve.{ending}", {"reward": (steps, steps**0.5)}, title="Costs $5", theme="dark")
+    assert path.read_bytes().startswith(start)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(GroError):
+        plot_curve(tmp_path / "absent" / "curve.png", {"reward": (steps, steps)})
+
+
+def test_an_inline_picture_is_well_formed_and_takes_the_colours_of_its_page() -> None:
+    hostile = '</svg><script>alert("x")</script> $\\frac{1}{$'
+    curves = [Curve(hostile, [1, 2, 3], [0.1, NAN, 0.3]), Curve("b", np.arange(2000), np.sin(np.arange(2000)))]
+    svg = inline_svg(curves, label='a "label" <b>')
+    root = ET.fromstring(svg)
+    tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+    assert tags <= {"svg", "defs", "style", "g", "path", "use", "text", "tspan", "clipPath", "rect"}
+    assert root.attrib["aria-label"] == 'a "label" <b>'
+    assert "width" not in root.attrib
+    assert "var(--ink)" in svg
+    assert "var(--grid)" in svg
+    assert "#010203" not in svg
+    assert hostile in "".join(root.itertext())
+    assert len(svg) < 120_000  # 2,000 points are thinned
+    assert inline_svg(curves, label='a "label" <b>') == svg  # equal input, equal bytes
+
+
+def test_nothing_but_drawing_imports_matplotlib() -> None:
+    code = "import sys, gro.runs, gro.runs.report; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

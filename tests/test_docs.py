@@ -1,0 +1,229 @@
+"""The documentation is true: generated pages are current, examples run, recipes are sound, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gro.algorithms import build, names
+from gro.cli import app
+from gro.config import check_config
+from gro.runs import RolloutRecord, Run, RunReader
+from gro.runs.plain import dump_yaml, load_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WITH_EXAMPLES = [ROOT / "README.md", DOCS / "guide.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for name, text in BLOCK.findall(page.read_text(encoding="utf-8")) if name == language]
+
+
+def every_block(language: str) -> list[Any]:
+    return [
+        pytest.param(page, i, id=f"{page.name} {language} {i + 1}")
+        for page in WITH_EXAMPLES
+        for i in range(len(blocks(page, language)))
+    ]
+
+
+def file_name(block: str) -> str | None:
+    """`mine.py` for a block that begins with `# mine.py`."""
+    found = re.match(r"# ([\w-]+\.(?:py|yaml))\n", block)
+    return found[1] if found else None
+
+
+# --- generated pages -------------------------------------------------------------------------------------------------
+
+
+def generated() -> dict[str, str]:
+    sys.path.insert(0, str(DOCS))
+    try:
+        return importlib.import_module("generate").pages()
+    finally:
+        sys.path.remove(str(DOCS))
+
+
+def test_generated_pages_are_current():
+    stale = [
+        name
+        for name, text in generated().items()
+        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != text
+    ]
+    assert not stale, f"run `make docs` and commit {stale}"
+
+
+def test_there_is_a_page_for_every_algorithm_and_no_other():
+    assert {path.stem for path in (DOCS / "algorithms").glob("*.md")} == {*names(), "README"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in names():
+        assert f"(docs/algorithms/{name}.md)" in readme, f"the README's table lacks {name}"
+
+
+def test_every_key_and_parameter_is_explained():
+    for name, text in generated().items():
+        rows = [line for line in text.splitlines() if line.startswith(("| `", "| **`"))]
+        assert not [row for row in rows if row.endswith("|  |")], f"{name} has a row without a meaning"
+
+
+# --- examples --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the pages name, and a run to be read, as working directory."""
+    monkeypatch.chdir(tmp_path)
+    for page in WITH_EXAMPLES:
+        for block in blocks(page, "python"):
+            if (name := file_name(block)) is not None:
+                Path(name).write_text(block, encoding="utf-8")
+    with Run.open("runs/grpo", {"run": "runs/grpo"}) as run:
+        tokens = {"coefficient": [0.1, -0.2]}
+        run.record_rollouts(1, [RolloutRecord(0, 0, "2+2=", [1, 5], "4", [7, 2], reward=1.0, tokens=tokens)])
+        run.record(1, {"reward": 1.0})
+    return tmp_path
+
+
+@pytest.mark.parametrize(("page", "i"), every_block("python"))
+def test_python_examples_run(page: Path, i: int, written: Path, capsys: pytest.CaptureFixture[str]):
+    torch.manual_seed(0)
+    # dont_inherit: or this file's __future__ imports would hold in the example.
+    code = compile(blocks(page, "python")[i], f"{page.name}, example {i + 1}", "exec", dont_inherit=True)
+    exec(code, {"__name__": "example"})
+
+
+def test_the_declaration_on_the_readme_is_the_one_that_trains():
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(blocks(ROOT / "README.md", "python")[0], namespace)
+    shown, registered = namespace["dpo"](0.3), build("dpo", beta=0.3)
+    assert (shown.credit, shown.terms) == (registered.credit, registered.terms)
+
+
+def paths_in(value: Any) -> Iterator[str]:
+    """Data files that a recipe names."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            found = item if isinstance(item, list) else [item]
+            yield from (p for p in found if key == "path" and str(p).endswith(".jsonl"))
+            yield from paths_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from paths_in(item)
+
+
+def recipe_of(page: Path, i: int) -> dict[str, Any]:
+    """Block i, over the latest whole recipe before it where it is only a part of one."""
+    parts = [load_yaml(block) for block in blocks(page, "yaml")[: i + 1]]
+    whole = [part for part in parts if "run" in part][-1]
+    return {**whole, **parts[-1]}
+
+
+@pytest.mark.parametrize(("page", "i"), every_block("yaml"))
+def test_recipes_are_sound(page: Path, i: int, written: Path):
+    recipe = recipe_of(page, i)
+    for path in paths_in(recipe):
+        Path(path).touch()
+    assert check_config(recipe, f"{page.name}, recipe {i + 1}").run == recipe["run"]
+
+
+def test_an_algorithm_of_ones_own_trains(written: Path):
+    """The example of the guide, with its own reward, through the whole loop."""
+    rows = [f'{{"prompt": "{a}+{b}=", "answer": "{a + b}"}}\n' for a in range(10) for b in range(10)]
+    Path("sums.jsonl").write_text("".join(rows), encoding="utf-8")
+    size = {"hidden_size": 32, "layers": 1, "heads": 2, "kv_heads": 1, "vocab_size": 270, "max_positions": 32}
+    recipe = {
+        "run": "runs/mine",
+        "model": {"create": size, "device": "cpu"},
+        "algorithm": {"name": "mine.py:my_objective", "pull": 0.02},
+        "online": {"path": "sums.jsonl"},
+        "rewards": [{"reward": "my_rewards.py:brief", "limit": 6}],
+        "prompts_per_step": 2,
+        "group_size": 4,
+        "sampling": {"max_new_tokens": 8},
+        "training": {"steps": 2, "epochs": 2, "tokens_per_micro": 24},
+    }
+    Path("mine.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+    result = CliRunner().invoke(app, ["train", "mine.yaml"])
+    assert result.exit_code == 0, result.output
+    with RunReader("runs/mine") as run:
+        assert run.status == "finished"
+        assert run.metrics()["grad_norm"][1].min() > 0
+        assert run.metrics()["kl"][1].max() > 0
+
+
+@pytest.mark.parametrize(("page", "i"), every_block("sh"))
+def test_commands_exist(page: Path, i: int):
+    known = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for line in blocks(page, "sh")[i].splitlines():
+        program, _, rest = line.partition(" ")
+        if program == "gro":
+            assert rest.split()[0] in known, line
+        elif program == "make":
+            assert rest.split()[0] in targets, line
+
+
+# --- links and words -------------------------------------------------------------------------------------------------
+
+
+def prose(page: Path) -> str:
+    """Without code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {"".join(c for c in t.lower().replace(" ", "-") if c.isalnum() or c in "-_") for t in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_internal_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        aim = (page.parent / name).resolve() if name else page
+        assert aim.exists(), f"{target} does not exist"
+        if anchor:
+            assert anchor in anchors(aim), f"{target}: no such heading"
+
+
+def own_files() -> list[Path]:
+    """Everything that is ours and text."""
+    folders = ("gro", "docs", "recipes", "tests", "bench", ".ci")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    found += [path for path in ROOT.iterdir() if path.is_file()]
+    skipped = {"__pycache__", "results"}
+    kinds = {".py", ".md", ".yaml", ".toml", ".txt", ".jinja", ".svg", ""}
+    return [
+        p for p in found if p.suffix in kinds and not skipped & {*p.relative_to(ROOT).parts} and p != Path(__file__)
+    ]
+
+
+EVERYWHERE = {
+    "a path of somebody's machine": r"(?<![\w.~/}])/(?:work|opt|root|home)/",
+    "a host of a package registry": r"\b(?:pypi\.(?:org|python)|files\.pythonhosted|download\.pytorch|conda\.anaconda)",
+}
+IN_PAGES = EVERYWHERE | {
+    "a temporary path": r"(?<![\w.])/tmp\b",
+    "how the work was organised": r"(?i)\b(?:agents?|sessions?|issue #\d+)\b",
+}
+
+
+@pytest.mark.parametrize("path", own_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_project_is_spoken_of(path: Path):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for what, pattern in (IN_PAGES if path.suffix == ".md" else EVERYWHERE).items():
+        found = re.search(pattern, text)
+        assert found is None, f"{what}: {text[max(0, found.start() - 40) : found.end() + 40]!r}"
