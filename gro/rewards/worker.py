@@ -132,6 +132,8 @@ def _limit_resources(setup: Setup) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     # A write past the limit shall be an OSError that names the file, not the end of the process.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # Inherited as ignored from a trainer in the background, an interrupt inside the reward would go unseen.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _lower(kind: int, bound: int) -> None:

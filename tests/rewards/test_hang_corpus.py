@@ -19,7 +19,7 @@ from rewards.hostile import DEATHS, ERRORS, HANGS, HARMLESS
 
 HOSTILE = str(Path(__file__).with_name("hostile.py"))
 LIMIT = 0.4
-SLACK = 0.5
+SLACK = 2.0
 """Seconds past the limit in which a hanging call must be over."""
 
 
