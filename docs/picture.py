@@ -34,7 +34,13 @@ SLOTS = (
     Slot("value", "value", "v", 750, "#7a5c00", "#e8c34a"),
     Slot("share", "share", "", 832, "#545d68", "#b6c0cc"),
 )
-OVER = {"scored": "samples", "targets": "demonstrations", "paired": "pairs", "chosen": "chosen"}
+OVER = {
+    "scored": "samples",
+    "targets": "demonstrations",
+    "paired": "pairs",
+    "chosen": "chosen",
+    "versus": "demo. against sample",
+}
 
 
 def slots() -> str:
@@ -65,7 +71,9 @@ def _rows(algorithm: Algorithm) -> list[dict[str, str]]:
     rows = []
     for k, term in enumerate(algorithm.terms):
         first = k == 0
-        uses_credit = isinstance(term, FromLoss) or "A" in term.value.symbol or "s" in term.weight.symbol
+        uses_credit = isinstance(term, FromLoss) or (
+            isinstance(term, Term) and ("A" in term.value.symbol or "s" in term.weight.symbol)
+        )
         row = {
             "name": algorithm.name if first else "",
             "over": OVER[term.rows],

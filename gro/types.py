@@ -134,8 +134,12 @@ class Batch:
     """float [B]: the margin of the row's preference pair."""
     length_limit: int | None = None
     """Most tokens a completion may have; a share of fixed length divides by it."""
+    entropy_BT: Tensor | None = None
+    """[B, T] entropy of the policy's distribution at each token, in nats; an exact entropy bonus is valued by it."""
     counts_K: tuple[float, ...] | None = None
     """Global denominator of each term's share, over micro-batches and processes; None: this batch is all there is."""
+    scales_K: tuple[float, ...] | None = None
+    """Factor on each term, as adapted by earlier steps; None: 1."""
     epoch: int = 0
     """Which pass over the same rollouts this is."""
 

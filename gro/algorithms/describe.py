@@ -10,7 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gro.algorithms.registry import Declaration, declaration, names, parameters
-from gro.objective import Algorithm, Anchor, FromLoss, Term
+from gro.objective import Algorithm, Anchor, AnyTerm, EntropyBonus, FromLoss, Term
 from gro.objective.units import Unit
 
 _ROWS = {
@@ -18,12 +18,14 @@ _ROWS = {
     "targets": "demonstrations",
     "paired": "both members of preference pairs",
     "chosen": "preferred completions",
+    "versus": "demonstrations and samples of the same prompt",
 }
 _SELECTED = {
     "scored": "samples that have a reward",
     "targets": "demonstrations",
     "paired": "both members of every preference pair; ties are left out",
     "chosen": "the better member of every preference pair",
+    "versus": "a demonstration and the policy's own sample of the same prompt",
 }
 _LETTERS = {
     "beta": "β",
@@ -135,14 +137,17 @@ def formula(algorithm: Algorithm) -> tuple[str, ...]:
     return (*lines, *(f"    {symbol:>{max(width, 4)}} = {meaning}" for symbol, meaning in where.items()))
 
 
-def _product(term: Term | FromLoss, u: str) -> str:
+def _product(term: AnyTerm, u: str) -> str:
     rows = f"Σ over {'tokens of ' if term.unit.per_token else ''}{_ROWS[term.rows]}"
     factors = [] if term.scale == 1 else [f"{term.scale:g}"]
     factors += [term.share.symbol]
+    if isinstance(term, EntropyBonus):
+        return f"{rows}: {' · '.join(factors)} · H_t"
     if isinstance(term, FromLoss):
         loss = getattr(term.loss, "__name__", "loss")
         return f"{rows}: {' · '.join(factors)} · sg[−∂{loss}/∂φ] · φ,  φ = {term.unit.symbol}"
-    pushes = [s for s in (weight_symbol(term, u), term.value.symbol) if s != "1"]
+    gate = term.gate.symbol if term.gate is not None else "1"
+    pushes = [s for s in (weight_symbol(term, u), term.value.symbol, gate) if s != "1"]
     factors += [f"sg[{' · '.join(pushes)}]"] if pushes else []
     return f"{rows}: {' · '.join(factors)} · {term.unit.symbol}"
 
@@ -152,7 +157,7 @@ def weight_symbol(term: Term, u: str = "u") -> str:
     return re.sub(r"u(?!_)", u, term.weight.symbol)
 
 
-def _weight(term: Term | FromLoss) -> str:
+def _weight(term: AnyTerm) -> str:
     return term.weight.symbol if isinstance(term, Term) else ""
 
 

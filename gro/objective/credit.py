@@ -5,6 +5,9 @@ moving baseline, say).  Advantages are [B, 1], or [B, T] where tokens are credit
 (failed, pending) and rows of length 0 have advantage 0 and are left out of every mean.  Demonstrations are not
 compared with samples: their advantage is 0, but for `NoBaseline`, where it is the reward if they carry one.
 
+A credit that reads the critic's values also says what the critic learns: `returns(batch, state) → returns_BT`, with the
+state before the call.
+
 Where a credit takes `kl` = β > 0, it first folds −β(ℓ_old − ℓ_ref) (k1) into the reward: as a sequence total before
 a group's baseline, as a token's reward-to-go elsewhere.
 """
@@ -12,14 +15,14 @@ a group's baseline, as a token's reward-to-go elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from gro.objective.groups import same_group, sum_over
 from gro.objective.values import positive
-from gro.types import Batch
+from gro.types import ROLES, Batch
 
 State = dict[str, Any]
 
@@ -31,8 +34,10 @@ class Credit(Protocol):
     @property
     def symbol(self) -> str: ...
 
-    group_size: ClassVar[int]
-    """Fewest scored completions per prompt with which it means anything."""
+    @property
+    def group_size(self) -> int:
+        """Fewest scored completions per prompt with which it means anything."""
+        ...
 
     @property
     def reads(self) -> frozenset[str]:
@@ -122,7 +127,7 @@ class _Folds:
     """A credit that reads old and ref log-probs where it folds a KL penalty into the reward."""
 
     kl: float
-    group_size: ClassVar[int] = 1
+    group_size = 1
 
     @property
     def reads(self) -> frozenset[str]:
@@ -246,7 +251,7 @@ class GroupMean(_Folds):
 
     kl: float = 0.0
     symbol = "R − group mean"
-    group_size: ClassVar[int] = 2
+    group_size = 2
 
     def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
         scored_B, members_BB = _members(batch)
@@ -263,7 +268,7 @@ class GroupZScore(_Folds):
     ddof: int = 0
     eps: float = 1e-6
     symbol = "(R − group mean)/group std"
-    group_size: ClassVar[int] = 2
+    group_size = 2
 
     def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
         scored_B, members_BB = _members(batch)
@@ -283,7 +288,7 @@ class LeaveOneOut(_Folds):
 
     kl: float = 0.0
     symbol = "R − mean of the others"
-    group_size: ClassVar[int] = 2
+    group_size = 2
 
     def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
         scored_B, members_BB = _members(batch)
@@ -300,7 +305,7 @@ class GroupSoftmax(_Folds):
     beta: float = 1.0
     kl: float = 0.0
     symbol = "G·softmax(R/β) − 1"
-    group_size: ClassVar[int] = 2
+    group_size = 2
 
     def __post_init__(self) -> None:
         positive(beta=self.beta)
@@ -341,7 +346,7 @@ class Labels:
     """A = ±1: better or worse than its group's mean; a row alone has the sign of its reward.  A tie is 0."""
 
     symbol = "±1"
-    group_size: ClassVar[int] = 1
+    group_size = 1
 
     @property
     def reads(self) -> frozenset[str]:
@@ -403,3 +408,133 @@ class Gae(_Folds):
             tokens = advantage_BT[inside_BT]
             advantage_BT = (advantage_BT - tokens.mean()) / (tokens.std(correction=0) + 1e-8)
         return advantage_BT.masked_fill(~inside_BT, 0.0), state
+
+    def returns(self, batch: Batch, state: State) -> Tensor:
+        """[B, T] A + V, the λ-return that the critic learns."""
+        assert batch.values_BT is not None
+        advantage_BT, _ = replace(self, whiten=False)(batch, {})
+        return advantage_BT + batch.values_BT.to(advantage_BT).masked_fill(~batch.mask_BT, 0.0)
+
+
+@dataclass(frozen=True)
+class StateValue(_Folds):
+    """A = R − V(x), V(x) the critic's value before the first token (A-LoL, Baheti et al. 2023, sec. 3)."""
+
+    kl: float = 0.0
+    symbol = "R − V(x)"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return super().reads | {"values"}
+
+    def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
+        if batch.values_BT is None:
+            raise ValueError("this credit subtracts the critic's value; the batch has no values_BT")
+        reward_B = _penalised(batch, self.kl)
+        first_BT = batch.mask_BT & (batch.mask_BT.cumsum(1) == 1)
+        value_B = batch.values_BT.to(reward_B).masked_fill(~first_BT, 0.0).sum(1)
+        return (reward_B - value_B).masked_fill(~scored_rows(batch), 0.0)[:, None], state
+
+    def returns(self, batch: Batch, state: State) -> Tensor:
+        """[B, T] the completion's reward at every token."""
+        return _penalised(batch, self.kl)[:, None].expand(batch.mask_BT.shape).masked_fill(~batch.mask_BT, 0.0)
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A = +1 for demonstrations and −1 for the policy's own samples; no rewards (SPIN, Chen et al. 2024)."""
+
+    symbol = "+1 demonstration, −1 sample"
+    group_size = 1
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset()
+
+    def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
+        if batch.role_B is None:
+            raise ValueError("demonstrations are told from samples by role_B; the batch has none")
+        target_B = batch.role_B == ROLES.index("target")
+        side_B = target_B.float() - batch.samples_B.float()
+        return side_B.masked_fill(~batch.mask_BT.any(1), 0.0)[:, None], state
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A/c, c² the running mean of the batches' mean A² (MARWIL, Wang et al. 2018, sec. 3.2).
+
+    State: the mean square, beside what the inner credit keeps.
+    """
+
+    inner: Credit
+    rate: float = 0.01
+    """How much a new batch counts; the first one counts alone."""
+
+    @property
+    def symbol(self) -> str:
+        return f"({self.inner.symbol})/c"
+
+    @property
+    def group_size(self) -> int:
+        return self.inner.group_size
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.inner.reads
+
+    def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
+        advantage_BX, state = self.inner(batch, state)
+        inside_BX = scored_rows(batch)[:, None] & (batch.mask_BT if advantage_BX.shape[1] > 1 else True)
+        if not bool(inside_BX.any()):
+            return advantage_BX, state
+        now = float(advantage_BX[inside_BX].double().square().mean())
+        square = now if "square" not in state else state["square"] + self.rate * (now - state["square"])
+        return advantage_BX / max(square, EQUAL**2) ** 0.5, {**state, "square": square}
+
+    def returns(self, batch: Batch, state: State) -> Tensor:
+        """The inner credit's: values are not normalised."""
+        return self.inner.returns(batch, state)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class AdaptiveKl:
+    """The inner credit, its β moved so that the KL to the reference comes to `target` nats per completion.
+
+    β ← β(1 + clip(KL/target − 1, ±0.2)·n/horizon), n the completions of the batch (Ziegler et al. 2019, sec. 2.2).
+    The KL is that of this step's samples; the new β holds from the next step on.  State: β.
+    """
+
+    inner: Credit
+    target: float
+    horizon: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        positive(kl=getattr(self.inner, "kl", 0.0), target=self.target, horizon=self.horizon)
+
+    @property
+    def symbol(self) -> str:
+        return self.inner.symbol
+
+    @property
+    def group_size(self) -> int:
+        return self.inner.group_size
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.inner.reads
+
+    def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
+        beta = state.get("kl_coefficient", self.inner.kl)  # type: ignore[attr-defined]
+        advantage_BX, state = replace(self.inner, kl=beta)(batch, state)  # type: ignore[type-var]
+        scored_B = scored_rows(batch)
+        number = int(scored_B.sum())
+        if number:
+            measured = float(_kl_BT(batch).sum(1)[scored_B].double().mean())
+            error = min(max(measured / self.target - 1, -0.2), 0.2)
+            beta *= 1 + error * number / self.horizon
+        return advantage_BX, {**state, "kl_coefficient": beta}
+
+    def returns(self, batch: Batch, state: State) -> Tensor:
+        """The inner credit's, under the β of this step."""
+        beta = state.get("kl_coefficient", self.inner.kl)  # type: ignore[attr-defined]
+        return replace(self.inner, kl=beta).returns(batch, state)  # type: ignore[attr-defined, type-var]

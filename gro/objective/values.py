@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ class Value(Protocol):
     @property
     def symbol(self) -> str: ...
 
+    imitates: ClassVar[bool]
+    """Never negative: a weighted imitation of samples, which needs no ratio however old they are."""
+
     def __call__(self, advantage: Tensor) -> Tensor: ...
 
 
@@ -38,6 +41,7 @@ class Identity:
     """v(A) = A."""
 
     symbol = "A"
+    imitates: ClassVar[bool] = False
 
     def __call__(self, advantage: Tensor) -> Tensor:
         return advantage
@@ -48,6 +52,7 @@ class One:
     """v(A) = 1: imitation, or a term that does not look at rewards."""
 
     symbol = "1"
+    imitates: ClassVar[bool] = True
 
     def __call__(self, advantage: Tensor) -> Tensor:
         return torch.ones_like(advantage)
@@ -60,6 +65,7 @@ class Exp:
     beta: float = 1.0
     cap: float | None = None
     symbol = "exp(A/β)"
+    imitates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive(beta=self.beta)
@@ -75,6 +81,7 @@ class Expm1:
 
     beta: float = 1.0
     symbol = "exp(A/β) − 1"
+    imitates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive(beta=self.beta)
@@ -89,6 +96,7 @@ class Above:
 
     threshold: float = 0.0
     symbol = "1[A > τ]"
+    imitates: ClassVar[bool] = True
 
     def __call__(self, advantage: Tensor) -> Tensor:
         return (advantage > self.threshold).to(advantage)
@@ -99,6 +107,7 @@ class Relu:
     """v(A) = max(A, 0): learn from what was better than expected only."""
 
     symbol = "max(A, 0)"
+    imitates: ClassVar[bool] = True
 
     def __call__(self, advantage: Tensor) -> Tensor:
         return advantage.clamp(min=0)
@@ -111,6 +120,7 @@ class Prospect:
     alpha: float = 0.88
     aversion: float = 2.25
     symbol = "A^α, −λ(−A)^α"
+    imitates: ClassVar[bool] = False
 
     def __call__(self, advantage: Tensor) -> Tensor:
         size = advantage.abs().pow(self.alpha)
@@ -124,6 +134,7 @@ class Desirability:
     desirable: float = 1.0
     undesirable: float = 1.0
     symbol = "λ_D, −λ_U"
+    imitates: ClassVar[bool] = False
 
     def __call__(self, advantage: Tensor) -> Tensor:
         return self.desirable * (advantage > 0).to(advantage) - self.undesirable * (advantage < 0).to(advantage)

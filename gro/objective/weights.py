@@ -364,6 +364,25 @@ class RatioK3:
 
 
 @dataclass(frozen=True)
+class SampledEntropy:
+    """w = −c·r·u, u = ℓ: the entropy's gradient, estimated on samples of the old policy (second anchor old).
+
+    Without r it is right on-policy only.  The exact bonus, from the whole distribution, is `EntropyBonus`.
+    """
+
+    coefficient: float
+    symbol = "−c·r·u"
+
+    def __call__(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
+        assert u2 is not None, "SampledEntropy takes its ratio at the term's second anchor"
+        return -self.coefficient * safe_exp(u2) * u
+
+    def potential(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
+        assert u2 is not None
+        return v * self.coefficient * safe_exp(u2) * (u - 1)
+
+
+@dataclass(frozen=True)
 class Stay:
     """w = −β(e^u − 1), the gradient of β(e^u − 1 − u): KL(old‖θ) on samples of old, exactly 0 at θ = old."""
 

@@ -290,6 +290,7 @@ def cpl(beta: float, bias: float, gamma: float = 1.0) -> Algorithm:
 
 class _Below:
     symbol = "−1[A < 0]"
+    imitates: ClassVar[bool] = False
 
     def __call__(self, advantage: Tensor) -> Tensor:
         return -(advantage < 0).to(advantage)

@@ -27,6 +27,7 @@ from gro.objective.weights import (
     RatioK3,
     Regression,
     RobustLogistic,
+    SampledEntropy,
     Savage,
     Separation,
     SoftGate,
@@ -59,6 +60,7 @@ WITH_POTENTIAL: dict[type, st.SearchStrategy[Weight]] = {
     K2: st.builds(K2, beta=beta),
     K3: st.builds(K3, beta=beta),
     RatioK3: st.builds(RatioK3, beta=beta),
+    SampledEntropy: st.builds(SampledEntropy, coefficient=beta),
     Stay: st.builds(Stay, beta=beta),
     Separation: st.builds(Separation, kappa=st.floats(0.05, 20), margin=st.floats(-1, 1)),
 }
