@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from algorithms import rows
 from algorithms.table import ROWS, Row, Variant
 from algorithms.updates import as_a_paper_sees_it, cast, with_garbage
 from gro.algorithms import build, declaration, names, parameters
@@ -53,6 +54,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 def test_every_algorithm_has_a_row():
+    assert rows.__all__
     assert {row.name for row in ROWS} == set(names())
 
 
