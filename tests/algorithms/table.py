@@ -2,7 +2,8 @@
 
 A row is a plain function of the completions (`Update`) and the algorithm's parameters, with the same defaults, that
 returns the paper's loss for autograd to differentiate.  It knows nothing of units, anchors, weights and shares.  To
-add an algorithm, add its function under `@row` to its family in `rows/`; every test in `test_algorithms.py` then runs on it.
+add an algorithm, add its function under `@row` to its family in `rows/`; every test in `test_algorithms.py` then runs
+on it.
 """
 
 from __future__ import annotations
