@@ -43,14 +43,61 @@ class Learner(Protocol):
         ...
 
 
-class PolicyLearner:
-    """Moves the policy along the algorithm's weighted log-likelihood gradient.
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What the passes of `accumulate` saw; the fields are those of `Update`."""
+
+    groups: tuple[Group, ...]
+    batch: Batch
+    logp_BT: Tensor
+    entropy_BT: Tensor | None
+    c_BT: Tensor
+
+    def update(self, algorithm: Algorithm, metrics: dict[str, float]) -> Update:
+        """The update, where the weights moved as these metrics tell."""
+        loss = loss_value(self.logp_BT, self.batch, algorithm).item()
+        observed = observe(self.logp_BT, self.entropy_BT, self.c_BT, self.batch)
+        everything = {"loss": loss} | metrics | observed
+        return Update(everything, self.groups, self.batch, self.logp_BT, self.entropy_BT, self.c_BT)
+
+
+def accumulate(
+    policy: Policy, algorithm: Algorithm, minibatch: Minibatch, tokens_per_micro: int, *, entropy: bool = False
+) -> Seen:
+    """Adds the gradient of the minibatch's loss to the weights' `.grad`; GroError where something is not finite.
 
     A micro-batch is a pack of whole groups under a token budget.  Coefficients come from its own detached log-probs,
     and shares from the counts of the whole minibatch, so the budget cannot change the result.  Where the algorithm
     looks further than a pack holds (a group larger than the budget, a mean over the update), the coefficients of the
     minibatch come from a first pass without gradient.
     """
+    groups, batch = minibatch.groups, minibatch.batch
+    batch = replace(batch, counts_K=counts(batch, algorithm))
+    width = batch.mask_BT.shape[1]  # of the whole batch: this minibatch may hold none of its longest rows
+    packs = policy.packs(groups, tokens_per_micro, width=width)
+    logp_BT, c_BT = torch.zeros(2, *batch.mask_BT.shape, device=batch.mask_BT.device)
+    entropy_BT = torch.zeros_like(logp_BT) if entropy else None
+    two_passes = _two_passes(algorithm, packs)
+    if two_passes:
+        logp_BT = score(policy, groups, tokens_per_micro, width=width)
+        c_BT = coefficients(logp_BT, _with_old(batch, logp_BT), algorithm)
+    for pack in packs:
+        scored = policy.logp(pack, entropy=entropy)
+        index_R = pack.rows_R
+        logp_RT = scored.logp_RT.detach().float()
+        logp_BT[index_R] = logp_RT
+        if entropy_BT is not None and scored.entropy_RT is not None:
+            entropy_BT[index_R] = scored.entropy_RT.float()
+        if not two_passes:
+            c_BT[index_R] = coefficients(logp_RT, _with_old(batch.rows(index_R), logp_RT), algorithm)
+        _refuse_non_finite(policy, pack, minibatch, logp_RT, c_BT[index_R])
+        if c_BT[index_R].any():  # groups of equal rewards ask for nothing
+            scored.logp_RT.backward(-c_BT[index_R].to(scored.logp_RT))
+    return Seen(groups, _with_old(batch, logp_BT), logp_BT, entropy_BT, c_BT)
+
+
+class PolicyLearner:
+    """Moves the policy along the algorithm's weighted log-likelihood gradient by AdamW."""
 
     def __init__(
         self,
@@ -77,36 +124,8 @@ class PolicyLearner:
 
     def update(self, minibatch: Minibatch) -> Update:
         """One step; GroError before any weight changes where something is not finite."""
-        groups, batch = minibatch.groups, minibatch.batch
-        batch = replace(batch, counts_K=counts(batch, self.algorithm))
-        width = batch.mask_BT.shape[1]  # of the whole batch: this minibatch may hold none of its longest rows
-        packs = self.policy.packs(groups, self.tokens_per_micro, width=width)
-        logp_BT, c_BT = torch.zeros(2, *batch.mask_BT.shape, device=batch.mask_BT.device)
-        entropy_BT = torch.zeros_like(logp_BT) if self.entropy else None
-        two_passes = self._two_passes(packs)
-        if two_passes:
-            logp_BT = score(self.policy, groups, self.tokens_per_micro, width=width)
-            c_BT = coefficients(logp_BT, _with_old(batch, logp_BT), self.algorithm)
-        for pack in packs:
-            scored = self.policy.logp(pack, entropy=self.entropy)
-            index_R = pack.rows_R
-            logp_RT = scored.logp_RT.detach().float()
-            logp_BT[index_R] = logp_RT
-            if entropy_BT is not None and scored.entropy_RT is not None:
-                entropy_BT[index_R] = scored.entropy_RT.float()
-            if not two_passes:
-                c_BT[index_R] = coefficients(logp_RT, _with_old(batch.rows(index_R), logp_RT), self.algorithm)
-            self._refuse_non_finite(pack, minibatch, logp_RT, c_BT[index_R])
-            if c_BT[index_R].any():  # groups of equal rewards ask for nothing
-                scored.logp_RT.backward(-c_BT[index_R].to(scored.logp_RT))
-        batch = _with_old(batch, logp_BT)
-        metrics = {"loss": loss_value(logp_BT, batch, self.algorithm).item()} | self._step()
-        metrics |= observe(logp_BT, entropy_BT, c_BT, batch)
-        return Update(metrics, groups, batch, logp_BT, entropy_BT, c_BT)
-
-    def _two_passes(self, packs: list[Pack]) -> bool:
-        scope = self.algorithm.scope
-        return scope == "batch" or (scope == "group" and any(p.partial for p in packs))
+        seen = accumulate(self.policy, self.algorithm, minibatch, self.tokens_per_micro, entropy=self.entropy)
+        return seen.update(self.algorithm, self._step())
 
     def _step(self) -> dict[str, float]:
         rate = self.optimization.learning_rate * self.optimization.factor(self.updates, self.total_updates)
@@ -122,17 +141,22 @@ class PolicyLearner:
         self.updates += 1
         return {"grad_norm": norm, "learning_rate": rate}
 
-    def _refuse_non_finite(self, pack: Pack, minibatch: Minibatch, logp_RT: Tensor, c_RT: Tensor) -> None:
-        for name, value_RT in (("log-probs", logp_RT), ("coefficients", c_RT)):
-            bad_R = ~torch.isfinite(value_RT).all(1)
-            if bad_R.any():
-                row = pack.rows[int(bad_R.nonzero()[0])]
-                key = rows_of(minibatch.groups)[row][1].prompt.key
-                self.optimizer.zero_grad(set_to_none=True)
-                raise GroError(
-                    f"{name} of row {row} (prompt {key}) are not finite; {int(bad_R.sum())} rows of this micro-batch "
-                    "are affected and no weight was changed. A lower learning_rate or max_grad_norm usually helps"
-                )
+
+def _two_passes(algorithm: Algorithm, packs: list[Pack]) -> bool:
+    return algorithm.scope == "batch" or (algorithm.scope == "group" and any(p.partial for p in packs))
+
+
+def _refuse_non_finite(policy: Policy, pack: Pack, minibatch: Minibatch, logp_RT: Tensor, c_RT: Tensor) -> None:
+    for name, value_RT in (("log-probs", logp_RT), ("coefficients", c_RT)):
+        bad_R = ~torch.isfinite(value_RT).all(1)
+        if bad_R.any():
+            row = pack.rows[int(bad_R.nonzero()[0])]
+            key = rows_of(minibatch.groups)[row][1].prompt.key
+            policy.model.zero_grad(set_to_none=True)
+            raise GroError(
+                f"{name} of row {row} (prompt {key}) are not finite; {int(bad_R.sum())} rows of this micro-batch "
+                "are affected and no weight was changed. A lower learning_rate or max_grad_norm usually helps"
+            )
 
 
 def _with_old(batch: Batch, logp_BT: Tensor) -> Batch:
