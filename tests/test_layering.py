@@ -13,6 +13,7 @@ LAYERS = [
     {"signatures"},
     {"objective"},
     {"algorithms"},
+    {"conformance"},
     {"policy"},
     {"engines", "rewards", "data", "runs"},
     {"training"},

@@ -1,0 +1,1 @@
+"""What every algorithm must do, as checks that run on any: the tests run them, and `gro algorithms --verify`."""
