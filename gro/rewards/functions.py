@@ -1,28 +1,23 @@
-"""A reward function: where it comes from, how it is called, what it may return.
+"""A reward function: what is known of it, how it is called, what it may return.
 
 The signature is TRL's: keywords only, `prompts`, `completions`, `completion_ids`, every extra column of the data as a
 list, and `trainer_state`, `log_extra`, `log_metric`.  A function receives what its signature names; with `**kwargs`
-it receives everything.  It returns one number per completion, or None where it does not apply.
+it receives everything.  It returns one number per completion, None where it does not apply, or an exception where this
+completion alone could not be scored.
 
 This module is imported by the worker processes: it must stay free of torch and of `gro.types`.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
 import inspect
 import math
 import numbers
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from gro.errors import GroError
-from gro.rewards.registry import NAMED
 
 LARGEST_REWARD = 1e6
 """Beyond this a reward is a bug (an overflow, a sum of log-probs), and float32 statistics of it lose their digits."""
@@ -32,20 +27,47 @@ OFFERED = ("prompts", "completions", "completion_ids", "trainer_state", "log_ext
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+Params = Mapping[str, Any]
+"""The keywords that a recipe gave a reward."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What `reward` was told of a function."""
+
+    samplewise: bool = False
+    batch: Callable[[Params], int] | int | None = None
+    time_limit: Callable[[Params], float] | float | None = None
+    options: tuple[str, ...] = ()
+    check: Callable[[Params], None] | None = None
+    warm_up: Callable[[Params], None] | None = None
+
+
+def notes_of(function: Callable[..., Any]) -> Notes:
+    """What `reward` was told of a function; the defaults where it was never called on it."""
+    return getattr(function, _NOTES, Notes())
+
+
+_NOTES = "_gro_reward"
+
 
 def reward(
     *,
     samplewise: bool = False,
-    time_limit: float | None = None,
+    batch: Callable[[Params], int] | int | None = None,
+    time_limit: Callable[[Params], float] | float | None = None,
     options: Sequence[str] = (),
-    warm_up: Callable[[], None] | None = None,
+    check: Callable[[Params], None] | None = None,
+    warm_up: Callable[[Params], None] | None = None,
 ) -> Callable[[_F], _F]:
     """Says more about a reward function than its signature can.
 
     samplewise: each score depends on its own sample only, so that a batch may be spread over several processes and a
-    sample that hangs is known at once.  time_limit: seconds for one call (one sample where samplewise).  options:
-    keywords that only a recipe sets; a column of that name is not passed.  warm_up: called once in every process before
-    the clock runs.
+    sample that hangs is known at once.  batch: most completions of one call; calls may run side by side.  time_limit:
+    seconds for one call (one sample where samplewise).  Both may be functions of the recipe's keywords.  options:
+    keywords that only a recipe sets; a column of that name is not passed.  check: called with the recipe's keywords
+    when the reward is loaded; what it raises refuses them.  warm_up: called with them in every process before the clock
+    runs.
 
     >>> @reward(samplewise=True, time_limit=2.0)
     ... def short(completions, **columns):
@@ -53,9 +75,7 @@ def reward(
     """
 
     def note(function: _F) -> _F:
-        notes = {"samplewise": samplewise, "time_limit": time_limit, "options": tuple(options), "warm_up": warm_up}
-        for name, value in notes.items():
-            setattr(function, name, value)
+        setattr(function, _NOTES, Notes(samplewise, batch, time_limit, tuple(options), check, warm_up))
         return function
 
     return note
@@ -73,6 +93,13 @@ class Unfit:
     """A returned value that is no reward, described so that a person recognises it."""
 
     description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A returned exception: this completion alone could not be scored."""
+
+    message: str
 
 
 class WrongReturnError(TypeError):
@@ -109,23 +136,30 @@ class RewardFunction:
 
     @property
     def samplewise(self) -> bool:
-        return bool(getattr(self.call, "samplewise", False))
+        return notes_of(self.call).samplewise
 
     @property
     def options(self) -> tuple[str, ...]:
-        return tuple(getattr(self.call, "options", ()))
+        return notes_of(self.call).options
 
     @property
     def time_limit(self) -> float | None:
-        return getattr(self.call, "time_limit", None)
+        limit = notes_of(self.call).time_limit
+        return limit(self.params) if callable(limit) else limit
+
+    @property
+    def batch(self) -> int | None:
+        """Most completions of one call; None: all of them."""
+        batch = notes_of(self.call).batch
+        return batch(self.params) if callable(batch) else batch
 
     def warm_up(self) -> None:
         """Do what is slow once, so that it does not count against the first call."""
-        if (prepare := getattr(self.call, "warm_up", None)) is not None:
-            prepare()
+        if (prepare := notes_of(self.call).warm_up) is not None:
+            prepare(self.params)
 
     def score(self, columns: Mapping[str, Sequence[Any]], logged: Logged, state: TrainerState) -> list[Any]:
-        """One entry per completion: a float, None (not applicable) or Unfit.
+        """One entry per completion: a float, None (not applicable), Unfit or Failed.
 
         Raises what the function raises, and WrongReturnError for anything but a list of the right length.
         """
@@ -139,7 +173,7 @@ class RewardFunction:
         offered.update(self.params)  # what the recipe says beats a column of the same name
         if missing := self.needs - offered.keys():
             have = ", ".join(sorted(columns.keys() - set(OFFERED))) or "none"
-            raise GroError(f"reward {self.name!r} needs {_quoted(missing)}; columns of the data: {have}")
+            raise GroError(f"reward {self.name!r} needs {quoted(missing)}; columns of the data: {have}")
         accepted = offered if self.wants is None else {k: v for k, v in offered.items() if k in self.wants}
         result = self.call(**accepted)
         if inspect.isawaitable(result):
@@ -154,7 +188,7 @@ async def _awaited(result: Any) -> Any:
 
 
 def checked(result: Any, expected: int, name: str) -> list[Any]:
-    """The returned list with every value a float, None or Unfit."""
+    """The returned list with every value a float, None, Unfit or Failed."""
     if not isinstance(result, list | tuple):
         raise WrongReturnError(
             f"reward {name!r} must return a list with one number (or None) for each of the {expected} completions, "
@@ -165,9 +199,11 @@ def checked(result: Any, expected: int, name: str) -> list[Any]:
     return [_checked_value(value) for value in result]
 
 
-def _checked_value(value: Any) -> float | Unfit | None:
+def _checked_value(value: Any) -> float | Unfit | Failed | None:
     if value is None:
         return None
+    if isinstance(value, Exception):
+        return Failed(f"{type(value).__name__}: {value}")
     # bool is an int in Python; True as a reward is nearly always a forgotten float().
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return Unfit(described(value))
@@ -195,115 +231,6 @@ def described(value: object) -> str:
     return name
 
 
-# ------------------------------------------------------------------------------------------------ loading
-
-
-def load(place: str | Callable[..., Any], params: Mapping[str, Any] | None = None) -> RewardFunction:
-    """The reward function at `path/to/file.py:function`, `package.module:function`, or by its registered name.
-
-    Raises GroError naming what is missing, with the nearest name that exists.
-    """
-    if isinstance(place, str):
-        call = _find(place)
-        name = place if place in NAMED else getattr(call, "__name__", type(call).__name__)
-    else:
-        call = place
-        # A partial has no name of its own.
-        name = getattr(getattr(call, "func", call), "__name__", type(call).__name__)
-    return _described(call, name, dict(params or {}))
-
-
-def _find(place: str) -> Callable[..., Any]:
-    file_or_module, colon, function = NAMED.get(place, place).rpartition(":")
-    if not colon:
-        near = nearest(place, NAMED)
-        raise GroError(
-            f"reward {place!r} is not known{near}. Give one of {_quoted(NAMED)}, path/to/file.py:function or "
-            "package.module:function"
-        )
-    is_file = file_or_module.endswith(".py") or "/" in file_or_module
-    module = _module_of_file(file_or_module) if is_file else _module_of_name(file_or_module)
-    found = getattr(module, function, None)
-    if not callable(found):
-        mine = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_") and not inspect.isclass(v)]
-        what = f"is {described(found)}, not a function" if hasattr(module, function) else "does not exist"
-        raise GroError(f"reward function {function!r} {what} in {file_or_module}{nearest(function, mine)}")
-    return found
-
-
-def _module_of_file(text: str) -> Any:
-    path = Path(text).expanduser().resolve()
-    if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise GroError(f"reward file {text} does not exist{nearest(path.name, beside)}")
-    spec = importlib.util.spec_from_file_location(f"gro_reward_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # before execution, so that its dataclasses and pickles find their module
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))  # it may import the files beside it
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise GroError(f"reward file {text} cannot be imported: {_in_a_line(error, path)}") from error
-    return module
-
-
-def _module_of_name(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise GroError(f"reward module {name!r} does not exist (no module {error.name!r} on the path)") from error
-        raise GroError(f"reward module {name!r} cannot be imported: {_in_a_line(error)}") from error
-    except Exception as error:
-        raise GroError(f"reward module {name!r} cannot be imported: {_in_a_line(error)}") from error
-
-
-def _described(call: Callable[..., Any], name: str, params: Mapping[str, Any]) -> RewardFunction:
-    try:
-        parameters = inspect.signature(call).parameters.values()
-    except (TypeError, ValueError):  # a builtin without a signature takes what it is given
-        return RewardFunction(call, name, params)
-    if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):
-        raise GroError(f"reward {name!r} is called with keywords only, and has positional-only parameters")
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    # **kwargs would swallow a misspelt parameter in silence, so it is searched only where there are no named ones.
-    optional = any(p.default is not p.empty for p in named)
-    allowed = None if takes_all and not optional else [p.name for p in named]
-    allowed = list(getattr(call, "options", ())) or allowed
-    for key in params:
-        if allowed is not None and key not in allowed:
-            known = nearest(key, [*allowed, "weight", "time_limit"])
-            raise GroError(f"reward {name!r} has no parameter {key!r}{known}")
-    return RewardFunction(
-        call=call,
-        name=name,
-        params=params,
-        wants=None if takes_all else frozenset(p.name for p in named),
-        needs=frozenset(p.name for p in named if p.default is p.empty),
-    )
-
-
-def _in_a_line(error: BaseException, path: Path | None = None) -> str:
-    """`NameError: name 'x' is not defined (line 3)`: the last frame inside the file, if there is one."""
-    line = error.lineno if isinstance(error, SyntaxError) else None
-    trace = error.__traceback__
-    while trace is not None:
-        if path is not None and trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    names = sorted(set(names))
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
-        return f"; did you mean {close[0]!r}?"
-    return f"; there are {_quoted(names)}" if 0 < len(names) <= 12 else ""
-
-
-def _quoted(names: Iterable[str]) -> str:
+def quoted(names: Iterable[str]) -> str:
+    """`'a', 'b'`, sorted."""
     return ", ".join(repr(name) for name in sorted(names))

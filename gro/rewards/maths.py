@@ -25,14 +25,14 @@ import sympy
 import sympy.physics.units
 
 from gro.rewards.answers import LONGEST_ANSWER, final_answer, gold_answer, plain_number, too_large
-from gro.rewards.functions import reward
+from gro.rewards.functions import Params, reward
 from gro.rewards.rules import gold_column, text_of
 
 # Only LaTeX: the plain-expression extraction of math-verify calls sympy's parse_expr.
 _LATEX = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
 
 
-def _warm_up() -> None:
+def _warm_up(_: Params) -> None:
     """The first LaTeX parse compiles expressions and the grammar's tables: about half a second."""
     math_equal(r"\frac{1}{2} + x", r"x + \frac{2}{4}")
 

@@ -77,7 +77,8 @@ class Pool:
         """Raises GroError where the function is not found or cannot be loaded.
 
         time_limit: seconds for one call (one completion of a samplewise reward); None: the function's own, or 30.
-        workers: how many processes share a batch of a samplewise reward; others get the whole batch in one call.
+        workers: how many processes share a batch of a samplewise reward, or the calls of one that says `batch`; others
+        get the whole batch in one call.
         """
         self._setup = Setup(_portable(place), dict(params or {}), memory_limit, FILE_LIMIT)
         self._number = 0
@@ -87,9 +88,10 @@ class Pool:
         about = self._first_start()
         self.name: str = about["name"]
         self.samplewise: bool = about["samplewise"]
+        self.batch: int | None = about["batch"]
         self.wants: frozenset[str] | None = None if about["wants"] is None else frozenset(about["wants"])
         self.time_limit: float = time_limit or about["time_limit"] or DEFAULT_LIMIT
-        if self.samplewise:
+        if self.samplewise or self.batch:
             for _ in range(workers - 1):
                 self._start()
 
@@ -132,10 +134,10 @@ class Pool:
         return batch
 
     def _pieces(self, count: int) -> list[Piece]:
-        if not self.samplewise:
-            return [Piece(range(count), one_by_one=False)] if count else []
-        size = max(16, -(-count // (4 * len(self._workers))))  # small enough that workers end together
-        return [Piece(range(at, min(at + size, count)), one_by_one=True) for at in range(0, count, size)]
+        size = self.batch or max(1, count)
+        if self.samplewise:
+            size = max(16, -(-count // (4 * len(self._workers))))  # small enough that workers end together
+        return [Piece(range(at, min(at + size, count)), self.samplewise) for at in range(0, count, size)]
 
     def _hand_out(self, batch: Batch) -> None:
         if reason := self._given_up(batch):
@@ -222,7 +224,7 @@ class Pool:
         if not isinstance(values, list) or len(values) != len(rows):
             raise GoneError
         for row, value in zip(rows, values, strict=True):
-            batch.scores[row] = value if value is None or is_reward(value) else _unfit(value)
+            batch.scores[row] = value if value is None or is_reward(value) else _trouble(value)
         for name, value in _dictionary(answer, "metrics").items():
             if is_reward(value):
                 batch.metrics.setdefault(name, []).append(value)
@@ -284,7 +286,10 @@ def _end_all(workers: list[_Worker], owner: int) -> None:
         workers.pop().process.end()
 
 
-def _unfit(value: Any) -> Trouble:
+def _trouble(value: Any) -> Trouble:
+    """Of a value that is no reward."""
+    if isinstance(value, dict) and isinstance(value.get("failed"), str):
+        return Trouble("raised", value["failed"])
     name = str(value.get("unfit")) if isinstance(value, dict) else described(value)
     return Trouble("value", f"returned {name}, which is not a reward")
 

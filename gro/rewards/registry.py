@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 NAMED: dict[str, str] = {
@@ -11,6 +11,16 @@ NAMED: dict[str, str] = {
     "maths": "gro.rewards.maths:maths",
 }
 """name → `module:function`.  Text, so that listing the names does not import what the functions need."""
+
+REMOTE = "gro.rewards.remote:remote"
+"""What asks a server, for a reward that is given as an address."""
+
+
+def resolved(place: str, params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """An address as the reward that asks it, with the address among its parameters; anything else as it is."""
+    if place.startswith(("http://", "https://")):
+        return REMOTE, {"url": place, **params}
+    return place, dict(params)
 
 
 def named() -> dict[str, Callable[..., Any]]:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gro.errors import GroError
-from gro.rewards.functions import Logged, RewardFunction, TrainerState, Unfit, WrongReturnError, load
+from gro.rewards.functions import Failed, Logged, RewardFunction, TrainerState, Unfit, WrongReturnError
+from gro.rewards.loading import load
 
 LENGTH = struct.Struct("!Q")
 """In front of every job on the channel: its size in bytes."""
@@ -107,7 +108,7 @@ def _answer(function: RewardFunction, columns: Mapping[str, Sequence[Any]], stat
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
-    answer: dict[str, Any] = {"values": [{"unfit": v.description} if isinstance(v, Unfit) else v for v in values]}
+    answer: dict[str, Any] = {"values": [_plain(value) for value in values]}
     if logged.metrics:
         answer["metrics"] = logged.metrics
     if logged.extra:
@@ -115,10 +116,17 @@ def _answer(function: RewardFunction, columns: Mapping[str, Sequence[Any]], stat
     return answer
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Unfit):
+        return {"unfit": value.description}
+    return {"failed": value.message[:MOST_TRACEBACK]} if isinstance(value, Failed) else value
+
+
 def _description(function: RewardFunction) -> dict[str, Any]:
     return {
         "name": function.name,
         "samplewise": function.samplewise,
+        "batch": function.batch,
         "time_limit": function.time_limit,
         "wants": None if function.wants is None else sorted(function.wants),
     }

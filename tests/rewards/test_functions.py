@@ -13,7 +13,8 @@ import pytest
 
 import gro.rewards
 from gro.errors import GroError
-from gro.rewards.functions import Logged, TrainerState, Unfit, WrongReturnError, checked, load
+from gro.rewards.functions import Logged, TrainerState, Unfit, WrongReturnError, checked
+from gro.rewards.loading import load
 from gro.rewards.registry import NAMED, named
 from gro.rewards.rules import exact_match
 
