@@ -56,10 +56,10 @@ def token_logp(
     transform: LogitTransform = IDENTITY,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """log softmax(transform(h·Wᵀ + b) / temperature)[target], and the entropy of that distribution (no gradient).
+    """log softmax(transform(h·Wᵀ + b) / temperature)[target], and the entropy of that distribution.
 
-    Differentiable once in hidden states, weight and bias, for any upstream gradient per token.  float32 inside at
-    least.  Peak memory has no term in V·M.
+    Both are differentiable once in hidden states, weight and bias, for any upstream gradient per token, in one pass
+    backward.  float32 inside at least.  Peak memory has no term in V·M.
 
     Args:
         hidden_MH: [M, H]; bf16, fp32 or fp64.
@@ -138,14 +138,17 @@ class _TokenLogp(torch.autograd.Function):
                 p_cV = (z_cV - lse_M[c, None]).exp_()
                 entropy_M[c] = lse_M[c] - (p_cV * z_cV).sum(-1)
         if needs_backward:
-            ctx.save_for_backward(hidden_MH, weight_VH, bias_V, target_M, inverse_M, lse_M, *kept)
+            ctx.save_for_backward(hidden_MH, weight_VH, bias_V, target_M, inverse_M, lse_M, entropy_M, *kept)
             ctx.transform = transform
-        ctx.mark_non_differentiable(entropy_M)
+            ctx.set_materialize_grads(False)  # no gradient of one of the two saves its work
+        if not entropy:
+            ctx.mark_non_differentiable(entropy_M)
         return logp_M, entropy_M
 
     @staticmethod
-    def backward(ctx: Any, grad_M: Tensor, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        hidden_MH, weight_VH, bias_V, target_M, inverse_M, lse_M, *kept = ctx.saved_tensors
+    def backward(ctx: Any, grad_M: Tensor | None, push_M: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """grad_M: d/d logp; push_M: d/d entropy; None where nothing depends on it."""
+        hidden_MH, weight_VH, bias_V, target_M, inverse_M, lse_M, entropy_M, *kept = ctx.saved_tensors
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_MH) if to_hidden else None
         grad_weight = torch.zeros_like(weight_VH) if to_weight else None
@@ -155,9 +158,18 @@ class _TokenLogp(torch.autograd.Function):
             if z_cV is None:
                 z_cV = _logits(hidden_MH[c], weight_VH, bias_V, ctx.transform)
             scaled_cV = z_cV if inverse_M is None else z_cV * inverse_M[c, None]
-            # d logp / d z = (onehot − p) / temperature
-            grad_cV = (scaled_cV - lse_M[c, None]).exp_().mul_(-grad_M[c, None])
-            grad_cV.scatter_add_(-1, target_M[c, None], grad_M[c, None])
+            logp_cV = scaled_cV - lse_M[c, None]
+            # d logp / d z = (onehot − p) / temperature,  d H / d z = −p (log p + H) / temperature
+            if push_M is None:
+                assert grad_M is not None
+                grad_cV = logp_cV.exp_().mul_(-grad_M[c, None])
+            else:
+                factor_cV = (logp_cV + entropy_M[c, None]).mul_(-push_M[c, None])
+                if grad_M is not None:
+                    factor_cV -= grad_M[c, None]
+                grad_cV = logp_cV.exp_().mul_(factor_cV)
+            if grad_M is not None:
+                grad_cV.scatter_add_(-1, target_M[c, None], grad_M[c, None])
             if inverse_M is not None:
                 grad_cV *= inverse_M[c, None]
             grad_cV = ctx.transform.backward(grad_cV, z_cV)

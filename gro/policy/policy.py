@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gro.errors import GroError
@@ -17,7 +18,7 @@ from gro.policy import attention, probe
 from gro.policy.limits import longest_row, longest_together
 from gro.policy.loading import load, quiet, silence_dropout
 from gro.policy.packing import Pack, pack
-from gro.policy.scoring import Scored, score
+from gro.policy.scoring import Scored, hidden_states, score
 from gro.types import Group
 
 __all__ = ["Layout", "Policy", "Scored"]
@@ -132,6 +133,11 @@ class Policy:
         """Scores a pack that `packs` made.  Differentiable once, unless under `torch.no_grad()`."""
         with self._precision():
             return score(self.model, pack, transform=self._transform, entropy=entropy)
+
+    def hidden(self, pack: Pack) -> Tensor:
+        """[M, H] hidden states of the positions that predict the pack's scored tokens, differentiable."""
+        with self._precision():
+            return hidden_states(self.model, pack)
 
     def snapshot(self) -> Policy:
         """A frozen copy of the policy as it is now: what a reference is."""

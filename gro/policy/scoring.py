@@ -20,15 +20,15 @@ class Scored:
     logp_RT: Tensor
     """[R, T], differentiable; 0 where nothing is scored."""
     entropy_RT: Tensor | None
-    """[R, T] entropy of each scored token's distribution in nats, without gradient; 0 where nothing is scored."""
+    """[R, T] entropy of each scored token's distribution in nats, differentiable; 0 where nothing is scored."""
+    hidden_MH: Tensor
+    """[M, H] the hidden states that predict the scored tokens, differentiable: what a value head reads."""
 
 
 def score(model: PreTrainedModel, pack: Pack, *, transform: LogitTransform = IDENTITY, entropy: bool = False) -> Scored:
     """Scores a pack under the attention implementation that the model has now, which must be that of the pack."""
-    device = model.device
-    # Packing by position ids is silently wrong with a cache or a two-dimensional mask; there is neither.
-    output = decoder(model)(**pack.inputs(device), use_cache=False)
-    hidden_MH = output.last_hidden_state.flatten(0, 1).index_select(0, pack.source_M.to(device))
+    hidden_MH = hidden_states(model, pack)
+    device = hidden_MH.device
     head = model.get_output_embeddings()
     assert head is not None
     weight, bias = head.weight, getattr(head, "bias", None)
@@ -43,7 +43,14 @@ def score(model: PreTrainedModel, pack: Pack, *, transform: LogitTransform = IDE
         transform=transform,
         entropy=entropy,
     )
-    return Scored(pack.scatter(logp_M), None if entropy_M is None else pack.scatter(entropy_M))
+    return Scored(pack.scatter(logp_M), None if entropy_M is None else pack.scatter(entropy_M), hidden_MH)
+
+
+def hidden_states(model: PreTrainedModel, pack: Pack) -> Tensor:
+    """[M, H] of the positions that predict the pack's scored tokens."""
+    # Packing by position ids is silently wrong with a cache or a two-dimensional mask; there is neither.
+    output = decoder(model)(**pack.inputs(model.device), use_cache=False)
+    return output.last_hidden_state.flatten(0, 1).index_select(0, pack.source_M.to(model.device))
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:

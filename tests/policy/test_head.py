@@ -76,12 +76,22 @@ def test_what_is_frozen_gets_no_gradient(frozen: tuple[str, ...]) -> None:
             torch.testing.assert_close(p[name].grad, truth[name].grad, atol=1e-12, rtol=0)
 
 
-def test_entropy() -> None:
-    p = problem()
-    logp_MV = by_the_book(p)
-    _, entropy_M = token_logp(**p, entropy=True)  # type: ignore[arg-type]
-    assert entropy_M is not None
-    torch.testing.assert_close(entropy_M, -(logp_MV.exp() * logp_MV).sum(-1).detach(), atol=1e-12, rtol=0)
+@pytest.mark.parametrize("left_out", [(), ("bias_V", "temperature_M")])
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("pushed", ["entropy", "both"])
+def test_entropy_and_its_gradient(left_out: tuple[str, ...], cap: float | None, pushed: str) -> None:
+    p = {k: v for k, v in problem().items() if k not in left_out}
+    logp_MV = by_the_book(p, cap=cap)
+    expected = logp_MV.gather(-1, p["target_M"][:, None])[:, 0], -(logp_MV.exp() * logp_MV).sum(-1)
+    found = token_logp(**p, transform=LogitTransform(cap=cap), entropy=True)  # type: ignore[arg-type]
+    assert found[1] is not None
+    torch.testing.assert_close(found[1], expected[1], atol=1e-12, rtol=0)
+    push_2M = torch.randn(2, len(found[0]), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    inputs = [x for x in p.values() if x.requires_grad]
+    both = slice(0 if pushed == "both" else 1, 2)
+    found_grads = torch.autograd.grad(found[both], inputs, list(push_2M[both]))  # type: ignore[arg-type]
+    for a, b in zip(found_grads, torch.autograd.grad(expected[both], inputs, list(push_2M[both])), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
 def test_no_tokens() -> None:
@@ -134,5 +144,7 @@ def test_peak_memory_has_no_term_in_vocabulary_times_tokens(monkeypatch: pytest.
     weight_VH = torch.randn(vocabulary, 8, requires_grad=True)
     target_M = torch.zeros(tokens, dtype=torch.int64)
     with _LiveBytes() as live:
-        token_logp(hidden_MH, weight_VH, target_M, entropy=True)[0].sum().backward()
+        logp_M, entropy_M = token_logp(hidden_MH, weight_VH, target_M, entropy=True)
+        assert entropy_M is not None
+        (logp_M + entropy_M).sum().backward()
     assert 8 << 20 < live.peak < 30 << 20
