@@ -1,6 +1,6 @@
 """Algorithms by family, and the registry that names them."""
 
-from gro.algorithms import generalized, likelihood, policy_gradient, preference
+from gro.algorithms import generalized, likelihood, policy_gradient, preference, reward_model
 from gro.algorithms.registry import algorithm, build, declaration, names, parameters
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "parameters",
     "policy_gradient",
     "preference",
+    "reward_model",
 ]

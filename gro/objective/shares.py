@@ -106,6 +106,20 @@ class PerSequence:
 
 
 @dataclass(frozen=True)
+class PerGroup:
+    """1/P for each completion of a prompt, P the prompts: the mean over prompts of what is summed over completions."""
+
+    symbol = "1/P"
+    scope: ClassVar[Scope] = "group"
+
+    def count(self, keep_B: Tensor, batch: Batch) -> float:
+        return len(batch.group_B[keep_B].unique())
+
+    def __call__(self, keep_B: Tensor, batch: Batch, unit: Unit, count: float) -> Tensor:
+        return per_sequence(keep_B, batch, unit, count)
+
+
+@dataclass(frozen=True)
 class PerPair:
     """1/pairs for each member of a pair."""
 
@@ -141,5 +155,6 @@ token_mean = TokenMean()
 group_token_mean = GroupTokenMean()
 sequence_mean = SequenceMean()
 per_sequence = PerSequence()
+per_group = PerGroup()
 per_pair = PerPair()
 fixed_length = FixedLength()

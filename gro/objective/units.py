@@ -55,6 +55,13 @@ class Total:
 
 
 @dataclass(frozen=True)
+class Score(Total):
+    """φ = r(x, y), a reward model's score: the sum over the one entry that each row of such a batch has."""
+
+    symbol = "r"
+
+
+@dataclass(frozen=True)
 class Average:
     """φ = Σ_t ℓ_t / |y|."""
 
@@ -96,6 +103,7 @@ class LogOdds:
 
 token = Token()
 total = Total()
+score = Score()
 average = Average()
 discounted = Discounted
 log_odds = LogOdds()
