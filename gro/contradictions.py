@@ -82,3 +82,9 @@ def _of_algorithm(config: Config, algorithm: Algorithm) -> Iterator[str]:
             f"training: {config.training.epochs} epochs × {config.training.minibatches} minibatches are {updates} "
             f"updates on one batch, but {name} as given has no ratio to the old policy and is right for one"
         )
+    if algorithm.step is not None and updates > 1:
+        yield (
+            f"training: {config.training.epochs} epochs × {config.training.minibatches} minibatches are {updates} "
+            f"updates on one batch, but {name} takes one step per batch: its trust region is around the policy that "
+            "sampled it; epochs and minibatches must both be 1"
+        )

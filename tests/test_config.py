@@ -41,6 +41,9 @@ def _somewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "import torch\nfrom gro.algorithms import build\n"
         "def shy(beta: float = 0.5):\n    return build('dpo', beta=beta / 2)\n"
         "needy = lambda: shy()\n"
+        "def near(delta: float = 0.01):\n"
+        "    from dataclasses import replace\n    from gro.objective.estimator import TrustRegion\n"
+        "    return replace(build('grpo', beta=0.0), step=TrustRegion(delta))\n"
     )
     (folder / "broken.py").write_text("def f(:\n")
     os.chdir(folder)
@@ -244,6 +247,11 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ONLINE,
         {"algorithm": {"name": "reinforce", "kl": 0.0}, "training.epochs": 2, "training.minibatches": 2},
         "training: 2 epochs × 2 minibatches are 4 updates on one batch, but reinforce as given has no ratio",
+    ),
+    (
+        ONLINE,
+        {"algorithm": "algo.py:near", "training.epochs": 3},
+        "training: 3 epochs × 1 minibatches are 3 updates on one batch, but grpo takes one step per batch",
     ),
     (ONLINE, {"training.minibatches": 5}, "training.minibatches: 5 of 4 groups; a group is never split"),
     (ONLINE, {"offline_share": 0.5}, "offline_share: 0.5 given, but it belongs to recipes with both"),

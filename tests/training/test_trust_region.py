@@ -224,6 +224,7 @@ def test_the_step_is_that_of_dense_matrices(budget):
     assert metrics["grad_norm"] == pytest.approx(g.norm().item(), rel=1e-5)
     torch.testing.assert_close(weights(policy) - before, scale * expected, rtol=1e-4, atol=1e-6)
     # The scale is the first at which the step is inside.
+    distance, improvement = torch.tensor(0.0), 0.0
     for trial in (0.8**j for j in range(int(metrics["trust_region/backtracks"]) + 1)):
         dense.move(trial * expected)
         distance = torch.stack([(o.exp() * (o - n)).sum() for o, n in zip(old, dense.log_probs(), strict=True)]).mean()
