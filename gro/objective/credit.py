@@ -229,6 +229,10 @@ class TokenZScore(_Folds):
     floor: float = 1e-8
     symbol = "token z-score of R_to-go"
 
+    @property
+    def group_size(self) -> int:  # type: ignore[override]
+        return 2 if self.group_baseline else 1
+
     def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
         scored_B = scored_rows(batch)
         if self.group_baseline:
@@ -267,7 +271,7 @@ class GroupZScore(_Folds):
     kl: float = 0.0
     ddof: int = 0
     eps: float = 1e-6
-    symbol = "(R − group mean)/group std"
+    symbol = "(R − group mean)/(group std + ε)"
     group_size = 2
 
     def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
@@ -494,6 +498,39 @@ class Normalised:
     def returns(self, batch: Batch, state: State) -> Tensor:
         """The inner credit's: values are not normalised."""
         return self.inner.returns(batch, state)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class KlAfterwards:
+    """The inner credit of the bare reward, then −β Σ_k≥t k1 on every token: the penalty has no baseline.
+
+    OpenRLHF's order for group baselines; k1 is cut off at ±`limit`.
+    """
+
+    inner: Credit
+    kl: float = 0.01
+    limit: float | None = None
+
+    @property
+    def symbol(self) -> str:
+        return f"{self.inner.symbol} − β Σ_k≥t(ℓ_old − ℓ_ref)"
+
+    @property
+    def group_size(self) -> int:
+        return self.inner.group_size
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.inner.reads | (frozenset({"old", "ref"}) if self.kl else frozenset())
+
+    def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
+        advantage_BX, state = self.inner(batch, state)
+        if not self.kl:
+            return advantage_BX, state
+        k1_BT = _kl_BT(batch)
+        k1_BT = k1_BT if self.limit is None else k1_BT.clamp(-self.limit, self.limit)
+        advantage_BT = advantage_BX - self.kl * _to_go(k1_BT).to(advantage_BX)
+        return advantage_BT.masked_fill(~scored_rows(batch)[:, None], 0.0), state
 
 
 @dataclass(frozen=True)

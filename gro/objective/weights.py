@@ -332,16 +332,23 @@ class K3:
     """w = β(e^−u − 1), the gradient of β(e^−u − 1 + u) (GRPO, Shao et al. 2024, eq. 4).
 
     In expectation this is the *forward* KL's gradient, ∇KL(π_ref‖π_θ), although the value estimates the reverse KL.
+    With `limit`, a token's k3 is cut off there, and beyond it nothing pulls (verl, at 10).
     """
 
     beta: float
+    limit: float | None = None
     symbol = "β(e^−u − 1)"
 
     def __call__(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
-        return self.beta * (safe_exp(-u) - 1)
+        w = self.beta * (safe_exp(-u) - 1)
+        return w if self.limit is None else w.masked_fill(self._k3(u) > self.limit, 0.0)
 
     def potential(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
-        return v * self.beta * (safe_exp(-u) - 1 + u)
+        k3 = self._k3(u)
+        return v * self.beta * (k3 if self.limit is None else k3.clamp(max=self.limit))
+
+    def _k3(self, u: Tensor) -> Tensor:
+        return safe_exp(-u) - 1 + u
 
 
 @dataclass(frozen=True)
