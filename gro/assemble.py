@@ -28,8 +28,9 @@ from gro.policy.policy import Policy
 from gro.rewards import Failure, Rewards
 from gro.runs import files
 from gro.runs.store import CHECKPOINTS, DATABASE, Run
-from gro.training.learner import PolicyLearner
+from gro.training.learner import Learner, PolicyLearner
 from gro.training.sources import Mixture, Offline, Online, Part
+from gro.training.trust_region import TrustRegionLearner
 
 MODEL, START = "model", "start"
 """Folders of a run: the exported model, and the model it started from where the recipe made one."""
@@ -155,8 +156,10 @@ def load_policy(config: Config, path: str) -> Policy:
     )
 
 
-def learner_of(config: Config, policy: Policy, algorithm: Algorithm) -> PolicyLearner:
+def learner_of(config: Config, policy: Policy, algorithm: Algorithm) -> Learner:
     """What improves the policy."""
+    if algorithm.step is not None:
+        return TrustRegionLearner(policy, algorithm, tokens_per_micro=config.training.tokens_per_micro)
     return PolicyLearner(
         policy,
         algorithm,
