@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,11 @@ class InTurn:
     def __init__(self, source: Source) -> None:
         self.source = source
 
+    @property
+    def observed(self) -> Mapping[str, float]:
+        """Passed on."""
+        return self.source.observed
+
     def take(self, step: int) -> list[Group]:
         """Waits, then takes; rewards count as generation."""
         TURNS.begin()
@@ -83,6 +89,7 @@ class Replay:
 
     def __init__(self, path: str) -> None:
         self.steps: list[list[Group]] = []
+        self.observed: dict[str, float] = {}
         for number, step in enumerate(read_jsonl(path)):
             rows = list(zip(step["prompts"], step["completions"], step["rewards"], strict=True))
             self.steps.append([])

@@ -19,7 +19,7 @@ from gro.data.files import read_rows
 from gro.data.spec import DataSpec
 from gro.engines.base import Engine, Sampling
 from gro.engines.base import Progress as OnProgress
-from gro.errors import GroError, nearest
+from gro.errors import DataError, GroError, nearest
 from gro.objective import Algorithm
 from gro.policy.create import configuration, create_model, train_tokenizer
 from gro.policy.folder import find, inspect
@@ -29,7 +29,11 @@ from gro.rewards import Failure, Rewards
 from gro.runs import files
 from gro.runs.store import CHECKPOINTS, DATABASE, Run
 from gro.training.learner import Learner, PolicyLearner
-from gro.training.sources import Mixture, Offline, Online, Part
+from gro.training.loop import Source
+from gro.training.replay import Replay
+from gro.training.rollouts import Online
+from gro.training.shaping import Shape, Shaped, best_against_worst, with_mismatches
+from gro.training.sources import Mixture, Offline, Part
 from gro.training.trust_region import TrustRegionLearner
 
 MODEL, START = "model", "start"
@@ -188,9 +192,17 @@ def load_data(config: Config, start: Start, run: Run | None = None) -> Data:
     def load(spec: DataSpec) -> Dataset:
         return load_dataset(spec, start.tokenizer, end_ids=start.ends, reject=reject)
 
+    def load_prompts(spec: DataSpec, algorithm: Algorithm) -> Dataset:
+        if not algorithm.beside:
+            return load(prompts_of(spec))
+        try:
+            return load(demonstrated(spec))
+        except DataError as error:
+            raise GroError(f"online: {algorithm.name} needs a demonstration with every prompt. {error}") from error
+
     return Data(
         offline=tuple((load(weighted.data), weighted.weight) for weighted in config.offline),
-        online=load(prompts_of(config.online)) if config.online else None,
+        online=load_prompts(config.online, build_algorithm(config)) if config.online else None,
         held_out=load(config.eval.data) if config.eval else None,
     )
 
@@ -198,6 +210,11 @@ def load_data(config: Config, start: Start, run: Run | None = None) -> Data:
 def prompts_of(spec: DataSpec) -> DataSpec:
     """Online only the prompts of a file are used, whatever else is in it."""
     return replace(spec, kind="prompt_only") if spec.kind == "auto" else spec
+
+
+def demonstrated(spec: DataSpec) -> DataSpec:
+    """Unless demonstrations stand beside the samples."""
+    return replace(spec, kind="prompt_completion") if spec.kind == "auto" else spec
 
 
 def longest_offline(data: Data) -> int:
@@ -213,24 +230,45 @@ def source_of(
     sampling: Sampling,
     algorithm: Algorithm,
     on_progress: OnProgress | None,
-) -> Offline | Online | Mixture:
-    """Offline rows, rollouts, or both in their shares."""
+) -> Source:
+    """Offline rows, rollouts, or both in their shares; in the form that the algorithm learns from."""
+    source = _unshaped(config, data, engine, rewards, sampling, algorithm, on_progress)
+    logged = any(dataset.kind == "rewarded" for dataset, _ in data.offline)
+    shapes: list[Shape] = [best_against_worst] if algorithm.pairs and (data.online is not None or logged) else []
+    shapes += [with_mismatches] if algorithm.mismatches else []
+    return Shaped(source, shapes) if shapes else source
+
+
+def _unshaped(
+    config: Config,
+    data: Data,
+    engine: Engine,
+    rewards: Rewards | None,
+    sampling: Sampling,
+    algorithm: Algorithm,
+    on_progress: OnProgress | None,
+) -> Offline | Online | Replay | Mixture:
     per_step, seed = config.prompts_per_step, config.training.seed
     offline: list[tuple[Part, float]] = [(Offline(rows, per_step, seed), weight) for rows, weight in data.offline]
     if data.online is None:
         return Offline(data.offline[0][0], per_step, seed) if len(offline) == 1 else Mixture(offline, per_step)
-    assert rewards is not None
-    online = Online(
+    if config.resample is not None and rewards is not None:
+        _check_name(config.resample.by, rewards)
+    online: Online | Replay = Online(
         data.online,
         engine,
-        rewards,
+        rewards if algorithm.rewarded else None,
         sampling,
         prompts_per_step=per_step,
         group_size=config.group_size,
         seed=seed,
         greedy="greedy" in algorithm.reads,
+        beside=algorithm.beside,
+        resample=config.resample,
         on_progress=on_progress,
     )
+    if (kept := config.replay) is not None:
+        online = Replay(online, capacity=kept.capacity, per_step=kept.per_step, fresh=per_step, seed=seed)
     if config.offline_share is None:
         return online
     parts: list[tuple[Part, float]] = [
@@ -238,6 +276,12 @@ def source_of(
         (Mixture(offline, per_step), config.offline_share),
     ]
     return Mixture([(part, share) for part, share in parts if share > 0], per_step)
+
+
+def _check_name(by: str | None, rewards: Rewards) -> None:
+    if by is not None and by not in rewards.names:
+        names = ", ".join(rewards.names)
+        raise GroError(f"resample.by: no reward is called {by!r}{nearest(by, rewards.names)}; there is {names}")
 
 
 def _texts(config: Config) -> Iterator[str]:

@@ -16,7 +16,7 @@ from gro.data.spec import DataSpec
 from gro.policy.spec import CreateSpec
 from gro.runs.plain import plain
 from gro.schema import CHECKED, Count, Index, Positive, Share
-from gro.training.settings import Optimization, Portions
+from gro.training.settings import Optimization, Portions, Replaying, Resampling
 
 DataSpec.__pydantic_config__ = CHECKED  # type: ignore[attr-defined]
 CreateSpec.__pydantic_config__ = CHECKED  # type: ignore[attr-defined]
@@ -118,6 +118,10 @@ class Config(BaseModel):
     """Of the groups of a step, how many are offline, where both are given."""
     group_size: Count = 8
     """Answers per online prompt."""
+    resample: Resampling | None = None
+    """Replace online prompts whose answers are all equally good; None: they stay, and teach nothing."""
+    replay: Replaying | None = None
+    """Learn from the answers of earlier steps too; None: from this step's only."""
     sampling: SamplingSettings = SamplingSettings()
     """How the policy answers prompts."""
     slots: Count = 256

@@ -221,7 +221,7 @@ def test_an_interrupted_run_begins_anew(work: Path, monkeypatch: pytest.MonkeyPa
 
     class Interrupted:
         def __init__(self, source: Any) -> None:
-            self.source = source
+            self.source, self.observed = source, {}
 
         def take(self, step: int) -> Any:
             calls.append(step)

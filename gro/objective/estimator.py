@@ -77,6 +77,17 @@ class Algorithm:
         return frozenset(t.rows for t in self.terms)
 
     @property
+    def pairs(self) -> bool:
+        """Whether a prompt's samples are learnt from as one pair: of several, the best against the worst."""
+        return bool(self.roles & {"paired", "chosen"}) and "scored" not in self.roles
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether samples must have rewards (or labels)."""
+        gated = any(isinstance(t, Term) and t.gate is not None for t in self.terms)
+        return gated or not self.roles <= {"targets", "versus"}
+
+    @property
     def single_update(self) -> bool:
         """Whether it is right for one update per batch only: plain policy gradient with nothing that knows old."""
         return any(

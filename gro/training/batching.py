@@ -29,8 +29,12 @@ class Minibatch:
         return rows
 
     def epoch(self, number: int, parts: int, seed: int, step: int) -> Iterator[Minibatch]:
-        """Pass `number` over the groups in `parts` minibatches, shuffled by (seed, step, number); no group is split."""
+        """Pass `number` over the groups in `parts` minibatches, shuffled by (seed, step, number); no group is split.
+
+        As many minibatches as groups where those are fewer: a source may find less to learn from than was asked for.
+        """
         batch = replace(self.batch, epoch=number)
+        parts = min(parts, len(self.groups))
         if parts == 1:
             yield Minibatch(self.groups, batch)
             return

@@ -20,6 +20,11 @@ from gro.types import Group
 class Source(Protocol):
     """Where groups come from: files, rollouts, or a mixture."""
 
+    @property
+    def observed(self) -> Mapping[str, float]:
+        """Metrics of all that the latest `take` saw, also of what it gave no one to learn from."""
+        ...
+
     def take(self, step: int) -> list[Group]:
         """The groups to learn from at this step."""
         ...
@@ -67,6 +72,9 @@ def train(
             for learner in learners
         ]
         source.receive(policy, step)
-        recorder.step(step + 1, StepResult(minibatch, updates, taken - start, time.perf_counter() - start))
+        if reference is not None and portions.refresh_reference and (step + 1) % portions.refresh_reference == 0:
+            reference.refresh(policy)
+        seconds = time.perf_counter() - start
+        recorder.step(step + 1, StepResult(minibatch, updates, taken - start, seconds, source.observed))
         if step + 1 == portions.steps or (portions.eval_every and (step + 1) % portions.eval_every == 0):
             recorder.evaluated(step + 1, evaluate)

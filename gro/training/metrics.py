@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gro.types import Batch, Group
+from gro.types import ROLES, Batch, Group
 
 
 def observe(logp_BT: Tensor, entropy_BT: Tensor | None, c_BT: Tensor, batch: Batch) -> dict[str, float]:
     """What one update's log-probs and coefficients show.  `batch` holds the old log-probs."""
     mask_BT = batch.mask_BT
+    if batch.role_B is not None:  # completions of other prompts say nothing of the policy
+        mask_BT = mask_BT & (batch.role_B != ROLES.index("mismatch"))[:, None]
     samples_BT = mask_BT & batch.samples_B[:, None]
     metrics: dict[str, float] = {}
     if entropy_BT is not None and bool(mask_BT.any()):
@@ -64,7 +66,7 @@ def describe_rollouts(groups: Sequence[Group]) -> dict[str, float]:
         several = [rs for rs in scored if len(rs) > 1]
         if several:
             metrics["frac_reward_zero_std"] = sum(max(rs) - min(rs) <= 1e-6 for rs in several) / len(several)
-        failed = sum(c.reward is None for c in drawn)
+        failed = sum(c.reward is None and bool(c.rewards) for c in drawn)  # no parts: no reward was asked for
         metrics["rewards/failed"] = float(failed)
         for name in sorted({name for c in drawn for name in c.rewards}):
             parts = [v for c in drawn if (v := c.rewards.get(name)) is not None]

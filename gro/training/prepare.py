@@ -31,11 +31,16 @@ def score(policy: Policy, groups: Sequence[Group], tokens_per_micro: int, *, wid
 
 
 class Reference:
-    """The frozen starting policy.  Completions from files are scored once and remembered."""
+    """The frozen starting policy, or a later one.  Completions from files are scored once and remembered."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor] = {}
+
+    def refresh(self, policy: Policy) -> None:
+        """From now on the reference is a frozen copy of this policy as it is."""
+        self.policy = policy.snapshot()
+        self._known.clear()
 
     def score(self, groups: Sequence[Group], tokens_per_micro: int) -> Tensor:
         """[B, T] log-probs under the reference."""
@@ -52,7 +57,7 @@ class Reference:
             key = _key(g, c)
             logp_T = self._known[key] if key in self._known else found[key]
             out_BT[b, : len(c.ids)] = logp_T
-            if c.finish == "given":
+            if c.finish == "given" and c.role != "mismatch":  # whose prompt is another one in every epoch
                 self._known[key] = logp_T.clone()
         return out_BT
 

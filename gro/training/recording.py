@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from gro.errors import GroError
@@ -32,6 +32,8 @@ class StepResult:
     updates: Sequence[Update]
     rollout_seconds: float
     seconds: float
+    observed: Mapping[str, float] = field(default_factory=dict)
+    """What the source saw, beyond the groups that are learnt from."""
 
 
 class Recorder:
@@ -81,7 +83,7 @@ class Recorder:
         names = {name for update in updates for name in update.metrics}
         metrics = {n: fmean(u.metrics[n] for u in updates if n in u.metrics) for n in sorted(names)}
         groups = result.minibatch.groups
-        metrics |= describe_rollouts(groups)
+        metrics |= describe_rollouts(groups) | result.observed
         if "paired" in self.algorithm.roles:
             metrics |= describe_pairs(updates[0].logp_BT, updates[0].batch, implicit_beta(self.algorithm))
         if self._due(step) and self.monitor is not None:
@@ -117,6 +119,8 @@ class Recorder:
         for row, (g, group, completion) in enumerate(rows_of(update.groups)):
             if g >= self.portions.record_groups:
                 break
+            if completion.role == "mismatch":  # nobody's answer to this prompt
+                continue
             n = len(completion.ids)
 
             def tokens(quantity_BX, row: int = row, n: int = n):
@@ -158,7 +162,8 @@ class Recorder:
 
     def _watch(self, step: int, metrics: Mapping[str, float]) -> None:
         """Nothing can be learnt from groups whose completions all have the same reward."""
-        self._flat = self._flat + 1 if metrics.get("frac_reward_zero_std") == 1.0 else 0
+        flat = metrics.get("frac_reward_zero_std") == 1.0 or metrics.get("pairs") == 0.0
+        self._flat = self._flat + 1 if flat else 0
         cut = metrics.get("completions/clipped_ratio", 0.0)
         cause = (
             f"{cut:.0%} of the completions were cut off: raise sampling.max_new_tokens"

@@ -48,6 +48,30 @@ class Optimization:
 
 
 @dataclass(frozen=True)
+class Resampling:
+    """Prompts whose answers are all equally good are replaced by others (DAPO's dynamic sampling)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CHECKED
+
+    rounds: Count = 3
+    """Most times that replacements are rolled out in a step; then it learns from what was found."""
+    by: Annotated[str, Field(min_length=1)] | None = None
+    """The reward that tells, by its name, such as maths where overlong is added to it; None: their sum."""
+
+
+@dataclass(frozen=True)
+class Replaying:
+    """Rollouts of earlier steps are learnt from again."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CHECKED
+
+    capacity: Count
+    """Groups kept; the oldest leave first."""
+    per_step: Count | None = None
+    """Groups a step learns from, drawn from all that are kept, fresh ones included; None: as many as are fresh."""
+
+
+@dataclass(frozen=True)
 class Portions:
     """How a run is cut into steps, updates and micro-batches."""
 
@@ -61,6 +85,8 @@ class Portions:
     """Most tokens in one forward pass.  A matter of memory: it cannot change the result."""
     seed: Index = 0
     """Of the order of rows and of all sampling."""
+    refresh_reference: Index = 0
+    """Every so many steps the reference becomes the policy as it is then (iterative DPO); 0: it stays the start."""
     kl_every: Index = 10
     """Every so many steps the KL to the starting policy is measured where the algorithm does not read it; 0: never."""
     eval_every: Index = 0

@@ -1,6 +1,8 @@
-"""Where the groups of a step come from: rows of files, rollouts of the policy, or both in fixed shares.
+"""Where the groups of a step come from: rows of files, rollouts of the policy (`gro.training.rollouts`), or both in
+fixed shares.
 
-Everything is a function of the step: a source keeps nothing that a resumed run would have to restore.
+Everything is a function of the step: but for a replay buffer (`gro.training.replay`), a source keeps nothing that a
+resumed run would have to restore.
 
 A source is an endless sequence of groups, numbered from 0; step s takes the numbers s·n … s·n + n − 1.  A sequence over
 D rows is one permutation of the rows after the other, keyed by (seed, epoch).  In a mixture, number i of the whole is
@@ -11,19 +13,22 @@ the next number of one part, such that the counts of the parts follow their shar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from gro.engines.base import Engine, Progress, Sampling
-from gro.types import Group, Prompt
+from gro.types import Group
 
 
 class Part(Protocol):
     """A source that can be a part of a mixture."""
+
+    @property
+    def observed(self) -> Mapping[str, float]:
+        """Metrics of all that the latest draw saw, also of what it gave no one to learn from."""
+        ...
 
     def draw(self, start: int, count: int, step: int) -> list[Group]:
         """The groups numbered from `start`; `step` keys the sampling of those that are rolled out."""
@@ -34,23 +39,17 @@ class Part(Protocol):
         ...
 
 
-class Scorer(Protocol):
-    """Gives completions their rewards."""
-
-    def score(self, groups: Sequence[Group], *, step: int = 0) -> list[Group]:
-        """The same groups with a reward on every completion that has none yet."""
-        ...
-
-
 class Offline:
     """Rows as they are, in an order keyed by (seed, epoch).
 
     >>> Offline(load_dataset(spec, tokenizer), per_step=8, seed=0)
     """
 
+    observed: ClassVar[Mapping[str, float]] = {}
+
     def __init__(self, rows: Sequence[Group], per_step: int, seed: int = 0) -> None:
         """`per_step`: groups a step takes, where this is not a part of a mixture."""
-        _check_rows(rows, per_step)
+        check_rows(rows, per_step)
         self._rows, self._per_step, self._order = rows, per_step, Order(len(rows), seed)
 
     def take(self, step: int) -> list[Group]:
@@ -63,64 +62,6 @@ class Offline:
 
     def receive(self, policy: Any, step: int) -> None:
         """Files do not change with the policy."""
-
-
-class Online:
-    """Prompts that the policy answers and rewards score.
-
-    >>> Online(load_dataset(spec, tokenizer), engine, rewards, Sampling(), prompts_per_step=8, group_size=4)
-    """
-
-    def __init__(
-        self,
-        prompts: Sequence[Group],
-        engine: Engine,
-        rewards: Scorer,
-        sampling: Sampling,
-        *,
-        prompts_per_step: int,
-        group_size: int,
-        seed: int = 0,
-        greedy: bool = False,
-        on_progress: Progress | None = None,
-    ) -> None:
-        """`prompts`: groups, of which only the prompts are used.  `greedy`: each prompt is also answered greedily once,
-        for the credit that subtracts that reward."""
-        _check_rows(prompts, prompts_per_step)
-        if group_size < 1:
-            raise ValueError(f"group_size must be at least 1, found {group_size}")
-        self._prompts, self._engine, self._rewards, self._sampling = prompts, engine, rewards, sampling
-        self._per_step, self._group_size, self._seed = prompts_per_step, group_size, seed
-        self._greedy, self._on_progress = greedy, on_progress
-        self._order = Order(len(prompts), seed)
-
-    def take(self, step: int) -> list[Group]:
-        """The groups of this step."""
-        return self.draw(step * self._per_step, self._per_step, step)
-
-    def draw(self, start: int, count: int, step: int) -> list[Group]:
-        """Rolls out and scores the prompts numbered from `start`."""
-        if not count:
-            return []
-        rows = self._order.rows(start, count)
-        prompts = _distinct([self._prompts[i].prompt for i in rows])
-        groups = self._rolled_out(prompts, self._group_size, self._sampling, step)
-        greedy: list[Group] = []
-        if self._greedy:
-            greedy = self._rolled_out(prompts, 1, replace(self._sampling, greedy=True), step)
-        scored = self._rewards.score([*groups, *greedy], step=step)
-        if not self._greedy:
-            return scored
-        pairs = zip(scored[:count], scored[count:], strict=True)
-        return [replace(group, greedy_reward=best.completions[0].reward) for group, best in pairs]
-
-    def receive(self, policy: Any, step: int) -> None:
-        """The engine samples from the weights after this step's updates."""
-        self._engine.update(step + 1)
-
-    def _rolled_out(self, prompts: list[Prompt], n: int, sampling: Sampling, step: int) -> list[Group]:
-        answers = self._engine.generate(prompts, n, sampling, seed=self._seed, step=step, on_progress=self._on_progress)
-        return [Group(prompt, completions) for prompt, completions in zip(prompts, answers, strict=True)]
 
 
 class Mixture:
@@ -139,6 +80,7 @@ class Mixture:
         self._parts = tuple(part for part, _ in parts)
         self._shares = tuple(w / sum(weights) for w in weights)
         self._per_step = per_step
+        self.observed: dict[str, float] = {}
 
     def take(self, step: int) -> list[Group]:
         """The groups of this step, part by part."""
@@ -147,8 +89,13 @@ class Mixture:
     def draw(self, start: int, count: int, step: int) -> list[Group]:
         """The groups numbered from `start`, part by part."""
         before, after = apportion(start, self._shares), apportion(start + count, self._shares)
-        parts = zip(self._parts, before, after, strict=True)
-        return [group for part, a, b in parts if b > a for group in part.draw(a, b - a, step)]
+        groups: list[Group] = []
+        self.observed = {}
+        for part, a, b in zip(self._parts, before, after, strict=True):
+            if b > a:
+                groups += part.draw(a, b - a, step)
+                self.observed |= part.observed
+        return groups
 
     def receive(self, policy: Any, step: int) -> None:
         """Tells every part."""
@@ -203,18 +150,7 @@ def apportion(total: int, shares: Sequence[Fraction]) -> list[int]:
     return counts
 
 
-def _distinct(prompts: list[Prompt]) -> list[Prompt]:
-    """The same row twice in one step gets another key, or both would be sampled with the same noise."""
-    seen: dict[int, int] = {}
-    result = []
-    for prompt in prompts:
-        again = seen.get(prompt.key, 0)
-        seen[prompt.key] = again + 1
-        result.append(replace(prompt, key=prompt.key + (again << 40)) if again else prompt)
-    return result
-
-
-def _check_rows(rows: Sequence[Group], per_step: int) -> None:
+def check_rows(rows: Sequence[Group], per_step: int) -> None:
     if not len(rows):
         raise ValueError("a source needs at least one row")
     if per_step < 1:

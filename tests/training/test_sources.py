@@ -14,7 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gro.engines.base import Progress, Sampling
-from gro.training.sources import Mixture, Offline, Online, apportion, permutation
+from gro.training.rollouts import Online
+from gro.training.sources import Mixture, Offline, apportion, permutation
 from gro.types import Completion, Group, Prompt
 
 
