@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ class EncodedCompletion:
     trained: np.ndarray | None
     """bool [T]; None: all."""
     label: float | None
+    """Its reward; None: a demonstration; NaN: pending."""
     finish: Finish
 
 
@@ -63,6 +65,11 @@ class Dataset(Sequence[Group]):
         return self.report.kind
 
     @property
+    def pending(self) -> bool:
+        """Whether the completions have yet to be judged."""
+        return any(c.label is not None and math.isnan(c.label) for c in self._records[0].completions)
+
+    @property
     def sha256(self) -> str:
         """Of all files together: a run that resumes with other data is refused by it."""
         return hashlib.sha256("".join(digest for _, digest in self.report.files).encode()).hexdigest()
@@ -79,7 +86,7 @@ class Dataset(Sequence[Group]):
                 ids=tuple(c.ids.tolist()),
                 trained=None if c.trained is None else tuple(c.trained.tolist()),
                 role="target" if c.label is None else "sample",
-                reward=c.label,
+                reward=None if c.label is None or math.isnan(c.label) else c.label,
                 finish=c.finish,
             )
             for c in record.completions

@@ -2,6 +2,7 @@
 
 preference            a group of two with rewards +1 (chosen, first) and −1
 unpaired_preference   one sample with reward ±1
+rewarded              samples with their rewards, which may be pending
 prompt_completion     one target (a demonstration)
 language_modeling     one target; the prompt is one token (plain text) or the turns before the first trained one
 prompt_only           a prompt without completions

@@ -1,12 +1,13 @@
 """Which dataset type the columns make, and which column is which.
 
-The types are TRL's, each in plain text or in messages:
+The types are TRL's but for `rewarded`, each in plain text or in messages:
 
     language_modeling     text | messages
     prompt_only           prompt
     prompt_completion     prompt, completion
     preference            [prompt,] chosen, rejected [, margin]      without prompt: what both have in common
     unpaired_preference   prompt, completion, label
+    rewarded              prompt, completion, reward; or prompt, completions, rewards (lists of one prompt's)
     stepwise_supervision  prompt, completions, labels                recognised; no algorithm uses it yet
 """
 
@@ -24,13 +25,19 @@ _NEEDS: Mapping[Kind, tuple[tuple[str, ...], ...]] = {
     "preference": (("chosen", "rejected"),),
     "stepwise_supervision": (("prompt", "completions", "labels"),),
     "unpaired_preference": (("prompt", "completion", "label"),),
+    "rewarded": (
+        ("prompt", "completion", "reward"),
+        ("prompt", "completions", "rewards"),
+        ("prompt", "completion"),
+        ("prompt", "completions"),
+    ),
     "prompt_completion": (("prompt", "completion"), ("chosen", "rejected")),
     "language_modeling": (("messages",), ("text",)),
     "prompt_only": (("prompt",), ("chosen", "rejected"), ("messages",)),
 }
 """The columns of each type, one of several sets.  In the order in which types are told from columns."""
 
-_TELLING: Mapping[Kind, int] = {"prompt_completion": 1, "prompt_only": 1}
+_TELLING: Mapping[Kind, int] = {"rewarded": 2, "prompt_completion": 1, "prompt_only": 1}
 """How many of the sets tell the type; the others serve only who names it."""
 
 _ALSO_CALLED: Mapping[str, tuple[str, ...]] = {
@@ -40,7 +47,8 @@ _ALSO_CALLED: Mapping[str, tuple[str, ...]] = {
     "text": ("content", "document"),
     "chosen": ("preferred", "accepted", "response_chosen", "response_j"),
     "rejected": ("dispreferred", "response_rejected", "response_k"),
-    "label": ("labels", "score", "preference"),
+    "label": ("labels", "preference"),
+    "reward": ("score", "rating", "return"),
 }
 """Other data sets' names for these columns, to suggest; nothing is renamed by itself."""
 
@@ -103,7 +111,7 @@ def _suggest(found: list[str]) -> str:
     if guesses:
         inside = ", ".join(f"{name}: {source}" for source, name in guesses.items())
         return f"Say which is which, perhaps with columns: {{{inside}}}."
-    return "Types: text; messages; prompt; prompt, completion; chosen, rejected; prompt, completion, label."
+    return "Types: text; messages; prompt; prompt, completion; chosen, rejected; prompt, completion, label or reward."
 
 
 def _missing(spec: DataSpec, name: str, found: list[str], expected: str) -> DataError:

@@ -24,6 +24,9 @@ from gro.data.turns import (
     split_turns,
 )
 
+LARGEST_REWARD = 1e6
+"""Beyond it float32 statistics of rewards lose their digits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -38,9 +41,9 @@ class Example:
     prompt: Text | None
     """None: there is none, the text is all completion.  Of a conversation to be trained on, its first turns."""
     completions: tuple[Text, ...]
-    """None for a prompt alone, two for a preference (the chosen one first)."""
+    """None for a prompt alone, two for a preference (the chosen one first), any number where they are rewarded."""
     labels: tuple[float | None, ...]
-    """The reward of each completion; None: a demonstration."""
+    """The reward of each completion; None: a demonstration; NaN: it has yet to be judged."""
     transcript: bool = False
     """The conversation was a transcript, and can be one again where no chat template is."""
 
@@ -64,6 +67,8 @@ class _Reader:
             return self.language_modeling()
         if kind == "preference":
             return self.preference()
+        if kind == "rewarded":
+            return self.rewarded()
         if kind == "prompt_only" and "prompt" not in names:
             return self.prompt_of_others()
         if "prompt" not in names or (kind == "prompt_completion" and "completion" not in names):
@@ -103,6 +108,24 @@ class _Reader:
             prompt = (Piece(beginning),) if beginning else ()
             completions = [(Piece(end),) for end in ends]
         return Example(self.row, self.index, prompt, tuple(completions), (1.0, -1.0), transcript)
+
+    def rewarded(self) -> Example:
+        prompt, names = self.prompt(), self.layout.names
+        if "completion" in names and ("reward" in names or "completions" not in names):
+            prompt, completions = self.completed(prompt, "completion")
+            rewards = (math.nan,)
+            if "reward" in names:
+                rewards = (self.reward(self.layout.column("reward"), self.value("reward")),)
+            return Example(self.row, self.index, prompt, tuple(completions), rewards)
+        prompt, completions = self.continued(prompt, self.items("completions"))
+        rewards = (math.nan,) * len(completions)
+        if "rewards" in names:
+            column = self.layout.column("rewards")
+            rewards = tuple(self.reward(place, value) for place, value in self.items("rewards"))
+            if len(rewards) != len(completions):
+                expected = f"one for each of the {len(completions)} completions"
+                raise self.row.error(column, found=f"{len(rewards)} rewards", expected=expected)
+        return Example(self.row, self.index, prompt, tuple(completions), rewards)
 
     def language_modeling(self) -> Example:
         if "messages" not in self.layout.names:
@@ -149,6 +172,15 @@ class _Reader:
             raise self.row.error(column, found=found, expected="a value in every row")
         return self.row.fields[column]
 
+    def items(self, name: str) -> list[tuple[str, Any]]:
+        """The entries of a list, each with its place in the row."""
+        column, values = self.layout.column(name), self.value(name)
+        if not isinstance(values, list):
+            raise self.row.error(column, found=type_name(values), expected=f"a list of {name}")
+        if not values:
+            raise self.row.error(column, found="an empty list", expected="at least one entry")
+        return [(f"{column}[{i}]", value) for i, value in enumerate(values)]
+
     def conversation(self, column: str, value: Any) -> tuple[tuple[Turn, ...], bool]:
         """The turns, and whether they were written as a transcript."""
         if is_transcript(value):
@@ -167,14 +199,19 @@ class _Reader:
         return (Piece(parse_text(self.row, column, value)),)
 
     def completed(self, prompt: Text, *names: str) -> tuple[Text, list[Text]]:
-        """Prompt and completions, all in messages or all in text."""
-        if isinstance(prompt[0], Turn):
-            return prompt, [self.spoken(name) for name in names]
-        return self.in_chat(prompt), [self.written(name) for name in names]
+        """Prompt and the completions in these columns."""
+        template = self.layout.spec.completion_template
+        read = isinstance(prompt[0], Turn) or template is None or "completion" in template_fields(template)
+        return self.continued(prompt, [(self.layout.column(name), self.value(name) if read else "") for name in names])
 
-    def spoken(self, name: str) -> tuple[Turn, ...]:
-        column = self.layout.column(name)
-        turns = parse_turns(self.row, column, self.value(name))
+    def continued(self, prompt: Text, values: list[tuple[str, Any]]) -> tuple[Text, list[Text]]:
+        """Prompt and completions, all in messages or all in text; each value with its place in the row."""
+        if isinstance(prompt[0], Turn):
+            return prompt, [self.spoken(*value) for value in values]
+        return self.in_chat(prompt), [self.written(*value) for value in values]
+
+    def spoken(self, column: str, value: Any) -> tuple[Turn, ...]:
+        turns = parse_turns(self.row, column, value)
         for i, turn in enumerate(turns):
             if turn.role == "system" or (turn.role != "assistant" and i in (0, len(turns) - 1)):
                 raise self.row.error(
@@ -182,12 +219,11 @@ class _Reader:
                 )
         return turns
 
-    def written(self, name: str) -> Text:
-        template, column = self.layout.spec.completion_template, self.layout.column(name)
-        value = None
+    def written(self, column: str, value: Any) -> Text:
+        template = self.layout.spec.completion_template
         if template is None or "completion" in template_fields(template):
-            value = parse_text(self.row, column, self.value(name))
-        text = (Piece(value or ""),) if template is None else self.filled(template, value)
+            value = parse_text(self.row, column, value)
+        text = (Piece(value),) if template is None else self.filled(template, value)
         return (Turn("assistant", _said(text)),) if self.layout.spec.chat else text
 
     def filled(self, template: str, completion: str | None) -> tuple[Piece, ...]:
@@ -222,13 +258,22 @@ class _Reader:
         return reward
 
     def number(self, name: str) -> float:
-        column, value = self.layout.column(name), self.value(name)
+        return self.finite(self.layout.column(name), self.value(name))
+
+    def reward(self, column: str, value: Any) -> float:
+        reward = self.finite(column, value)
+        if abs(reward) > LARGEST_REWARD:
+            raise self.row.error(column, found=f"{reward:g}", expected=f"a reward within ±{LARGEST_REWARD:g}")
+        return reward
+
+    def finite(self, column: str, value: Any) -> float:
         try:
             number = math.nan if value is None or isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            raise self.row.error(column, found=type_name(value), expected="a finite number")
+            found = str(value) if isinstance(value, float) else type_name(value)
+            raise self.row.error(column, found=found, expected="a finite number")
         return number
 
 

@@ -15,9 +15,10 @@ Kind = Literal[
     "prompt_completion",
     "preference",
     "unpaired_preference",
+    "rewarded",
     "stepwise_supervision",
 ]
-"""TRL's dataset types.  auto: told from the columns."""
+"""TRL's dataset types, and completions with rewards.  auto: told from the columns."""
 TrainOn = Literal["assistant", "completion", "all"]
 Overlong = Literal["refuse", "skip", "truncate"]
 OnBad = Literal["refuse", "skip"]
@@ -37,7 +38,8 @@ class DataSpec:
     """One file, or several that are read one after the other: JSONL, JSON, CSV or Parquet."""
     kind: Kind = "auto"
     """The dataset type; "auto" tells it from the columns.  Naming one says how to use a file that could be used in
-    several ways: a preference file read as "prompt_only" gives its prompts, as "prompt_completion" the chosen ones."""
+    several ways: a preference file read as "prompt_only" gives its prompts, as "prompt_completion" the chosen ones;
+    "rewarded" without a column of rewards gives completions that the recipe's rewards judge."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """What is called otherwise in the file, as name: column in the file.  {"prompt": "question"}"""
     start: int = 0

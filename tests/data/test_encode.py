@@ -231,3 +231,20 @@ def test_hh_transcripts() -> None:
     for g in plain:
         said = text_of(tokenizer, g.prompt.ids + g.completions[0].ids).removesuffix("<|im_end|>")
         assert "".join(said.split()) == "".join(g.prompt.row["chosen"].split())
+
+
+def test_logged_completions_are_samples_with_their_rewards() -> None:
+    tokenizer = tiny_tokenizer()
+    rows = [{"prompt": "12 + 34?", "completions": [" 46", " 12", " 46"], "rewards": [1, -0.5, 1]}]
+    rows += [{"prompt": "Answer:", "completions": [" 4"], "rewards": [2]}]
+    data = load(rows, tokenizer)
+    assert (data.kind, data.pending) == ("rewarded", False)
+    group = data[0]
+    assert [(c.role, c.reward, c.finish, c.logp) for c in group.completions] == [
+        ("sample", reward, "given", None) for reward in (1.0, -0.5, 1.0)
+    ]
+    assert text_of(tokenizer, group.completions[1].ids) == " 12<|im_end|>"
+    assert group.completions[0].ids == group.completions[2].ids
+    pending = load([{"prompt": "Answer:", "completion": " 4"}], tokenizer, kind="rewarded")
+    assert pending.pending
+    assert [(c.role, c.reward) for c in pending[0].completions] == [("sample", None)]

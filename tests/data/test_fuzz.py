@@ -41,8 +41,10 @@ GOOD: dict[str, dict[str, Any]] = {
     },
     "conversations": {"chosen": TURNS, "rejected": [*TURNS[:-1], assistant("G")]},
     "unpaired_preference": {"prompt": "A question?", "completion": " An answer.", "label": True},
+    "rewarded": {"prompt": "A question?", "completion": " An answer.", "reward": 0.5},
+    "logged": {"prompt": "A question?", "completions": [" Yes.", " No."], "rewards": [1, 0.5]},
 }
-KIND = {"messages": "language_modeling", "spoken": "prompt_completion"} | dict.fromkeys(
+KIND = {"messages": "language_modeling", "spoken": "prompt_completion", "logged": "rewarded"} | dict.fromkeys(
     ("transcript", "conversations"), "preference"
 )
 ODD: list[Any] = [
@@ -105,7 +107,13 @@ def may_be_used(row: Any, name: str) -> bool:
         if column == "answer" or (name == "prompt_only" and column != "prompt"):
             continue
         value = row.get(column)
-        if column == "margin":
+        if column == "rewards":
+            given = row.get("completions")
+            fits = isinstance(value, list) and isinstance(given, list) and len(value) == len(given)
+            fits = fits and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+        elif column == "completions":
+            fits = isinstance(value, list) and bool(value) and all(map(is_text, value))
+        elif column in ("margin", "reward"):
             fits = isinstance(value, int | float) and not isinstance(value, bool)
         elif column == "label":
             fits = str(value).lower() in ("true", "false", "0", "1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -37,6 +38,9 @@ def understood(fields: dict[str, Any], **spec: Any) -> Example:
         ("chosen rejected", "preference"),
         ("prompt chosen rejected margin messages", "preference"),
         ("prompt completion label", "unpaired_preference"),
+        ("prompt completion reward label", "unpaired_preference"),
+        ("prompt completion reward", "rewarded"),
+        ("prompt completions rewards", "rewarded"),
     ],
 )
 def test_the_type_is_told_from_the_columns(columns: str, kind: str) -> None:
@@ -163,6 +167,21 @@ def test_labels(value: Any, label: float) -> None:
     assert understood({"prompt": "Q", "completion": "A", "label": value}).labels == (label,)
 
 
+def test_rewards_are_given_or_pending() -> None:
+    one = understood({"prompt": "Q", "completion": "A", "reward": "0.25"})  # CSV has only text
+    assert (one.completions, one.labels) == (((Piece("A", trained=False),),), (0.25,))
+    logged = {"prompt": "Q", "completions": [" A", " B", " A"], "rewards": [0, -1.5, 2]}
+    group = understood(logged, completion_template="{completion}!")
+    assert [[p.text for p in c] for c in group.completions] == [[" A", "!"], [" B", "!"], [" A", "!"]]
+    assert group.labels == (0.0, -1.5, 2.0)
+    spoken = understood({"prompt": [user("Q")], "completions": [[assistant("A")], [assistant("B")]], "rewards": [1, 0]})
+    assert spoken.completions == ((Turn("assistant", "A"),), (Turn("assistant", "B"),))
+    for fields, count in (({"completion": "A"}, 1), ({"completions": ["A", "B"]}, 2)):
+        pending = understood({"prompt": "Q", **fields}, kind="rewarded")
+        assert len(pending.labels) == count
+        assert all(label is not None and math.isnan(label) for label in pending.labels)
+
+
 P = {"prompt": "Q"}
 FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     # A row, settings, the field named, and the message from "found" on.
@@ -221,6 +240,32 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "no margin": ({**P, "chosen": "A", "rejected": "B", "margin": None}, {}, "margin", "found null; expected a finite"),
     "margin NaN": ({**P, "chosen": "A", "rejected": "B", "margin": float("nan")}, {}, "margin", "expected a finite"),
     "margin text": ({**P, "chosen": "A", "rejected": "B", "margin": "x"}, {}, "margin", "found text"),
+    "reward null": ({**P, "completion": "A", "reward": None}, {}, "reward", "found null; expected a finite number"),
+    "reward NaN": ({**P, "completion": "A", "reward": math.nan}, {}, "reward", "found nan; expected a finite number"),
+    "reward true": ({**P, "completion": "A", "reward": True}, {}, "reward", "found true or false; expected a finite"),
+    "reward 1e30": ({**P, "completion": "A", "reward": 1e30}, {}, "reward", "found 1e+30; expected a reward within"),
+    "mapped reward": (
+        {**P, "completion": "A", "r": "x"}, {"columns": {"reward": "r"}}, "r", "found text; expected a finite number",
+    ),
+    "no list of completions": ({**P, "completions": "A", "rewards": [1]}, {}, "completions", "found text; expected a"),
+    "no completions": ({**P, "completions": [], "rewards": []}, {}, "completions", "found an empty list; expected at"),
+    "an empty completion": (
+        {**P, "completions": ["A", " "], "rewards": [1, 2]}, {}, "completions[1]", "found only white space",
+    ),
+    "too few rewards": (
+        {**P, "completions": ["A", "B", "C"], "rewards": [1, 2]}, {}, "rewards",
+        "found 2 rewards; expected one for each of the 3 completions",
+    ),
+    "one reward NaN": (
+        {**P, "completions": ["A", "B"], "rewards": [1, math.nan]}, {}, "rewards[1]", "found nan; expected a finite",
+    ),
+    "one reward null": (
+        {**P, "completions": ["A", "B"], "rewards": [None, 1]}, {}, "rewards[0]", "found null; expected a finite",
+    ),
+    "text among messages": (
+        {"prompt": [user("A")], "completions": [[assistant("B")], "C"], "rewards": [1, 2]}, {}, "completions[1]",
+        "found text; expected a list of",
+    ),
     "label null": ({**P, "completion": "A", "label": None}, {}, "label", "found null; expected true or false"),
     "label 2": ({**P, "completion": "A", "label": 2}, {}, "label", "found 2; expected true or false"),
     "label text": ({**P, "completion": "A", "label": "good"}, {}, "label", "found text; expected true or false"),
