@@ -44,7 +44,7 @@ def _in_parts(subject: Subject, part_B: Tensor, where: str) -> Iterator[Measurem
 
 @check("A share must divide by the count it is given, never by what it sees; a shift must declare how far it looks.")
 def micro_batches(subject: Subject) -> Iterator[Measurement]:
-    """Micro-batches of whole groups (of any rows, for what looks no further than a row) sum to the update."""
+    """Micro-batches (of whole groups, where rows are compared) sum to the update."""
     if subject.algorithm.scope == "batch":
         return  # its coefficients are computed from the whole update
     group_B = subject.make(0)[1].group_B
@@ -56,7 +56,7 @@ def micro_batches(subject: Subject) -> Iterator[Measurement]:
 
 @check("A share's count must be a sum over rows, so that processes can add theirs.")
 def processes(subject: Subject) -> Iterator[Measurement]:
-    """Processes that each hold some of the prompts, and add up their counts, sum to the update."""
+    """Processes that share the prompts and add up their counts sum to the update."""
     if subject.algorithm.scope == "batch":
         return
     group_B = subject.make(0)[1].group_B
@@ -102,7 +102,7 @@ def padding(subject: Subject) -> Iterator[Measurement]:
 
 @check("Mask with where or masked_fill, by the rows that the term selects.")
 def idle_rows(subject: Subject) -> Iterator[Measurement]:
-    """Rows that take no part cannot spoil the others, whatever their log-probs under other policies are."""
+    """Rows that take no part cannot spoil the others."""
     logp_BT, batch = subject.update()
     assert batch.role_B is not None
     active_B = scored_rows(batch)
@@ -117,7 +117,7 @@ def idle_rows(subject: Subject) -> Iterator[Measurement]:
 
 @check("A term of rows 'scored' must count and compare samples only: use the keep_B that it is given.")
 def demonstrations(subject: Subject) -> Iterator[Measurement]:
-    """Demonstrations in the same batch leave the samples alone, but where the algorithm compares the two."""
+    """Demonstrations in the batch leave the samples alone, unless the two are compared."""
     if subject.algorithm.beside or subject.algorithm.roles == {"targets"}:
         return
     logp_BT, batch = subject.make(0)

@@ -161,7 +161,7 @@ def measure(found: Tensor, expected: Tensor, where: str, *, limit: float, relati
         return Measurement(0.0, limit, where)
     difference = (found.double() - expected.double()).abs()
     scale = 1 + relative / limit * expected.double().abs() if relative else 1.0
-    return Measurement(float((difference / scale).nan_to_num(torch.inf).max()), limit, where)
+    return Measurement(float((difference / scale).nan_to_num(torch.inf, torch.inf).max()), limit, where)
 
 
 def claim(holds: bool, where: str, found: str = "") -> Measurement:

@@ -129,7 +129,7 @@ def equal_rewards(subject: Subject) -> Iterator[Measurement]:
 
 @check("A group credit refuses prompts with one completion by a ValueError; everything else must be finite.")
 def groups_of_one(subject: Subject) -> Iterator[Measurement]:
-    """A prompt with one completion is either refused, by a credit that compares a group, or defined."""
+    """A prompt with one completion is refused by a credit that compares groups, else defined."""
     logp_BT, batch = subject.make(0)
     lonely = replace(batch, group_B=torch.arange(len(logp_BT)))
     if subject.algorithm.credit.group_size > 1:
@@ -147,7 +147,7 @@ def groups_of_one(subject: Subject) -> Iterator[Measurement]:
 
 @check("Compute u as a difference of the same unit, and ratios and pulls from u alone: e^u, e^−u − 1, ….")
 def first_step(subject: Subject) -> Iterator[Measurement]:
-    """Where old and ref are the policy itself, u is exactly 0, ratios are exactly 1, pulls and their values 0."""
+    """Where old and ref are the policy itself, u is exactly 0, ratios are 1, pulls and their values 0."""
     logp_BT, batch = subject.make(0)
     batch = subject.credited(replace(batch, old_BT=logp_BT, ref_BT=logp_BT))
     for k, term in enumerate(subject.algorithm.terms, 1):
@@ -177,4 +177,4 @@ def _largest(quantity_BX: Tensor, keep_B: Tensor, batch: Batch) -> float:
     """The largest size on rows that are kept, and their trained tokens."""
     kept_BX = keep_B[:, None] & (batch.mask_BT if quantity_BX.shape[1] > 1 else batch.mask_BT.any(1, keepdim=True))
     kept = quantity_BX[kept_BX]
-    return float(kept.abs().nan_to_num(torch.inf).max()) if len(kept) else 0.0
+    return float(kept.abs().nan_to_num(torch.inf, torch.inf).max()) if len(kept) else 0.0

@@ -12,7 +12,7 @@ from gro.conformance.updates import cast
 
 @check("Compute in the log-probs' precision, `.to(logp_BT)`; differences of large sums lose digits.")
 def precision(subject: Subject) -> Iterator[Measurement]:
-    """Single precision gives what double gives, and the log-probs' precision is the one that counts."""
+    """Single precision gives what double gives; the log-probs' precision decides."""
     logp_BT, batch = subject.update()
     double_BT, value = subject.pulls(logp_BT, batch), subject.value(logp_BT, batch)
     single = subject.credited(cast(subject.make(0)[1], torch.float32))

@@ -42,7 +42,7 @@ def value(subject: Subject) -> Iterator[Measurement]:
 
 @check("−dP/du must be w·v: correct the weight's potential, or let it return None.")
 def potential(subject: Subject) -> Iterator[Measurement]:
-    """The potential of every weight is its antiderivative, so that the loss's value belongs to its gradient."""
+    """Every weight's potential is its antiderivative: the loss's value belongs to its gradient."""
     random = torch.Generator().manual_seed(0)
     for k, term in enumerate(subject.algorithm.terms, 1):
         if not isinstance(term, Term):

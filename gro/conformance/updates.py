@@ -116,20 +116,20 @@ def as_a_paper_sees_it(logp_BT: Tensor, batch: Batch) -> Update:
     """The batch taken apart; gradients flow to logp_BT."""
     assert batch.reward_B is not None
     assert batch.role_B is not None
+    per_token: dict[str, Any] = {"logp": logp_BT, "old": batch.old_BT, "ref": batch.ref_BT}
+    per_token |= {"values": batch.values_BT, "entropy": batch.entropy_BT}
+    per_row: dict[str, Any] = {"reward": batch.reward_B, "greedy": batch.greedy_B}
+    per_row |= {"margin": batch.margin_B, "truncated": batch.truncated_B}
     prompts: dict[int, Prompt] = {}
     for i, (group, role) in enumerate(zip(batch.group_B.tolist(), batch.role_B.tolist(), strict=True)):
         trained_T = batch.mask_BT[i]
         prompt = prompts.setdefault(group, Prompt())
         if not trained_T.any():
             continue
-        per_token = (logp_BT, batch.old_BT, batch.ref_BT, batch.values_BT, batch.entropy_BT)
-        tokens = [t[i][trained_T] for t in per_token if t is not None]
-        numbers = [float(t[i]) for t in (batch.reward_B, batch.greedy_B, batch.margin_B) if t is not None]
-        assert batch.truncated_B is not None
-        completion = Completion(*tokens, *numbers, truncated=bool(batch.truncated_B[i]))
-        {"sample": prompt.samples, "target": prompt.targets, "mismatch": prompt.mismatches}[ROLES[role]].append(
-            completion
-        )
+        tokens = {name: t[i][trained_T] for name, t in per_token.items() if t is not None}
+        numbers = {name: t[i].item() for name, t in per_row.items() if t is not None}
+        rows = {"sample": prompt.samples, "target": prompt.targets, "mismatch": prompt.mismatches}[ROLES[role]]
+        rows.append(Completion(**tokens, **numbers))
     return Update(list(prompts.values()))
 
 
@@ -230,20 +230,29 @@ def mismatched(seed: int = 0) -> tuple[Tensor, Batch]:
 
 
 def beside(seed: int = 0) -> tuple[Tensor, Batch]:
-    """Demonstrations beside samples of the same prompt: one against one, one against several, and either alone."""
+    """Demonstrations beside the groups of the same prompts, which fail, succeed or do both; and either alone."""
     r = torch.randn(4, generator=torch.Generator().manual_seed(seed + 100), dtype=torch.float64).tolist()
     return update_of(
         seed,
         [
-            ["target", r[0]],
-            ["target", "failed"],
             ["target", -1.0, -1.0, -0.5],
-            ["target", 1.0, r[1], 0.5],
-            ["target"],
+            ["target", 1.0, r[0], 0.5],
             ["target", 0.0, 0.0],
-            [r[2], r[3]],
-            ["target", -0.5],
+            [r[1], r[2]],
+            ["target", "target"],
+            ["target", "failed", 0.7],
+            [0.0, 0.0, "target"],
+            ["target", -1.0, r[3], "failed"],
         ],
+    )
+
+
+def versus(seed: int = 0) -> tuple[Tensor, Batch]:
+    """A demonstration against a sample of the same prompt, with and without a reward; several samples; either alone."""
+    r = torch.randn(3, generator=torch.Generator().manual_seed(seed + 100), dtype=torch.float64).tolist()
+    return update_of(
+        seed,
+        [["target", r[0]], ["failed", "target"], ["target", 0.0, r[1]], ["target"], [r[2]], ["target", "failed"]],
     )
 
 
@@ -252,7 +261,7 @@ def for_algorithm(algorithm: Algorithm) -> Maker:
     if algorithm.mismatches:
         return mismatched
     if algorithm.beside:
-        return beside
+        return versus if "versus" in algorithm.roles else beside
     return pairs if algorithm.roles & {"paired", "chosen"} else groups
 
 

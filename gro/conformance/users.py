@@ -49,8 +49,8 @@ def _declaration(name: str) -> Declaration:
 
 def _loss(declare: Declaration, parameters: Mapping[str, Any]) -> Callable[..., Tensor] | None:
     """The loss beside the declaration, with those of its parameters that it takes."""
-    loss = inspect.unwrap(declare).__globals__.get(f"{declare.__name__}_loss")
-    if not callable(loss):
+    loss: Callable[..., Tensor] | None = inspect.unwrap(declare).__globals__.get(f"{declare.__name__}_loss")
+    if loss is None:
         return None
     defaults = {k: p.default for k, p in inspect.signature(declare).parameters.items() if p.default is not p.empty}
     known = inspect.signature(loss).parameters

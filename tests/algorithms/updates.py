@@ -13,6 +13,7 @@ from gro.conformance.updates import (
     mismatched,
     pairs,
     update_of,
+    versus,
     with_garbage,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "mismatched",
     "pairs",
     "update_of",
+    "versus",
     "with_garbage",
 ]
