@@ -51,6 +51,10 @@ class Critic:
             square_BT = torch.maximum(square_BT, self._clipped(values_BT, batch)[0].square())
         return self._shared(square_BT / 2, batch, count).sum()
 
+    def inside_BT(self, batch: Batch) -> Tensor:
+        """bool [B, T]: the tokens whose values are learnt."""
+        return batch.mask_BT & self._keep_B(batch)[:, None]
+
     def _clipped(self, values_BT: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """(return − clip(V), where V has left the interval)."""
         assert self.clip is not None
@@ -70,4 +74,4 @@ class Critic:
         keep_B = self._keep_B(batch)
         count = self.share.count(keep_B, batch) if count is None else count
         share_B1 = self.coefficient * self.share(keep_B, batch, token, count).to(quantity_BT)
-        return (share_B1 * quantity_BT).masked_fill(~(batch.mask_BT & keep_B[:, None]), 0.0)
+        return (share_B1 * quantity_BT).masked_fill(~self.inside_BT(batch), 0.0)

@@ -41,7 +41,8 @@ class RolloutRecord:
     tokens: Mapping[str, Any] = field(default_factory=dict)
     """Per-token quantities by name: T floats each (list, array or tensor), or one that holds for all; NaN: not there.
 
-    Names in use: logp (the policy's), sampler, old, ref (log-probs), advantage, coefficient, value, entropy, trained.
+    Names in use: logp (the policy's), sampler, old, ref (log-probs), value (the critic's), return (what it learns),
+    advantage, coefficient, entropy, trained.
     A quantity that is None or NaN throughout is left out.  Reading gives float32 arrays.
     """
     key: int = 0

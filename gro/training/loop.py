@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gro.objective import Algorithm
 from gro.objective.credit import State
+from gro.policy.critic import Critic
 from gro.policy.policy import Policy
-from gro.training.batching import collate
-from gro.training.learner import Learner
+from gro.training.adapting import adapt
+from gro.training.batching import Minibatch, collate
+from gro.training.critic import CriticUpdate
+from gro.training.learner import Learner, Update
 from gro.training.prepare import Reference, prepare
+from gro.training.processes import ALONE, Processes
 from gro.training.recording import Recorder, StepResult
 from gro.training.settings import Portions
 from gro.types import Group
@@ -34,6 +39,14 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Warmup:
+    """The first steps of a run, in which others learn: a critic before the policy moves."""
+
+    steps: int = 0
+    learners: Sequence[Learner] = ()
+
+
 def train(
     policy: Policy,
     source: Source,
@@ -43,13 +56,17 @@ def train(
     recorder: Recorder,
     *,
     reference: Reference | None = None,
+    critic: Critic | None = None,
+    warmup: Warmup = Warmup(),
     length_limit: int | None = None,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Trains the policy in place: take groups, prepare what the algorithm reads, update, record.
 
-    length_limit: most tokens a completion may have.  evaluate: held-out metrics of the policy as it is, measured every
-    `portions.eval_every` steps and at the end.
+    critic: whose values the credit reads.  length_limit: most tokens a completion may have.  evaluate: held-out
+    metrics of the policy as it is, measured every `portions.eval_every` steps and at the end.  processes: with whom it
+    learns; each has a source of its own.
     """
     state: State = {}
     for step in range(portions.steps):
@@ -64,17 +81,39 @@ def train(
             state,
             tokens_per_micro=portions.tokens_per_micro,
             updates=portions.updates_per_step,
+            critic=critic,
+            processes=processes,
         )
-        updates = [
-            learner.update(part)
-            for epoch in range(portions.epochs)
-            for part in minibatch.epoch(epoch, portions.minibatches, portions.seed, step)
-            for learner in learners
-        ]
+        learning = warmup.learners if step < warmup.steps else learners
+        parts = processes.least(min(portions.minibatches, len(groups)))
+        updates = list(_passes(minibatch, learning, replace(portions, minibatches=parts), step))
+        state, moved = adapt(
+            minibatch,
+            updates,
+            policy,
+            algorithm,
+            state,
+            tokens_per_micro=portions.tokens_per_micro,
+            processes=processes,
+        )
         source.receive(policy, step)
         if reference is not None and portions.refresh_reference and (step + 1) % portions.refresh_reference == 0:
             reference.refresh(policy)
         seconds = time.perf_counter() - start
-        recorder.step(step + 1, StepResult(minibatch, updates, taken - start, seconds, source.observed))
+        observed = {**source.observed, **moved}
+        recorder.step(step + 1, StepResult(minibatch, updates, taken - start, seconds, observed))
         if step + 1 == portions.steps or (portions.eval_every and (step + 1) % portions.eval_every == 0):
             recorder.evaluated(step + 1, evaluate)
+
+
+def _passes(
+    minibatch: Minibatch, learners: Sequence[Learner], portions: Portions, step: int
+) -> Iterator[Update | CriticUpdate]:
+    """The updates on a batch, until one is declined."""
+    for epoch in range(portions.epochs):
+        for part in minibatch.epoch(epoch, portions.minibatches, portions.seed, step):
+            for learner in learners:
+                update = learner.update(part)
+                yield update
+                if isinstance(update, Update) and update.declined:
+                    return

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gro.objective import Algorithm, Term
+from gro.objective.weights import ClippedRatio
 from gro.types import ROLES, Batch, Group
+
+APPROXKL = "policy/approxkl_avg"
+"""KL(old‖θ) per token before an update, on samples of old."""
 
 
 def observe(logp_BT: Tensor, entropy_BT: Tensor | None, c_BT: Tensor, batch: Batch) -> dict[str, float]:
@@ -27,6 +32,7 @@ def observe(logp_BT: Tensor, entropy_BT: Tensor | None, c_BT: Tensor, batch: Bat
     if batch.old_BT is not None and bool(samples_BT.any()):
         ratio = (logp_BT - batch.old_BT)[samples_BT].clamp(-20, 20).exp()
         metrics |= {"ratio/min": ratio.min().item(), "ratio/max": ratio.max().item()}
+        metrics[APPROXKL] = kl_to(logp_BT, batch.old_BT, samples_BT)
     if batch.advantage_BX is not None:
         pushed_BT = samples_BT & (batch.advantage_BX != 0)
         if bool(pushed_BT.any()):  # clipped, or separated beyond rounding
@@ -34,8 +40,29 @@ def observe(logp_BT: Tensor, entropy_BT: Tensor | None, c_BT: Tensor, batch: Bat
     return metrics
 
 
+def describe_clipping(logp_BT: Tensor, batch: Batch, algorithm: Algorithm) -> dict[str, float]:
+    """Of what clipped ratios push (tokens, or completions as a whole): the shares past the lower and upper bound."""
+    low, high = [], []
+    for term in algorithm.terms:
+        if isinstance(term, Term) and isinstance(term.weight, ClippedRatio):
+            part = term.parts(logp_BT, batch)
+            ratio_BX = part.u_BX.clamp(-20, 20).exp()
+            inside_BX = batch.mask_BT if ratio_BX.shape[1] > 1 else batch.mask_BT.any(1, keepdim=True)
+            inside_BX = inside_BX & part.keep_B[:, None]
+            low.append(((part.v_BX < 0) & (ratio_BX < 1 - term.weight.low))[inside_BX])
+            high.append(((part.v_BX > 0) & (ratio_BX > 1 + term.weight.high))[inside_BX])
+    if not sum(past.numel() for past in low):
+        return {}
+    shares = {"low": torch.cat(low).double().mean().item(), "high": torch.cat(high).double().mean().item()}
+    shares["region"] = shares["low"] + shares["high"]
+    return {f"clip_ratio/{name}_mean": share for name, share in shares.items()}
+
+
 def kl_to(base_BT: Tensor, logp_BT: Tensor, mask_BT: Tensor) -> float:
-    """k3, the low-variance and never negative estimate of KL(policy‖base) per token, on the policy's samples."""
+    """k3, the low-variance and never negative estimate of KL(policy‖base) per token, on the policy's samples.
+
+    With the current policy as `base_BT` and the old one, whose samples they are, in its place: KL(old‖θ).
+    """
     u = (logp_BT - base_BT)[mask_BT].clamp(-20, 20)
     return (torch.expm1(-u) + u).mean().item()
 

@@ -1,4 +1,4 @@
-"""What an update needs besides rollouts: log-probs of old and reference policy, and advantages.
+"""What an update needs besides rollouts: log-probs of old and reference policy, values, advantages.
 
 Nothing here is configured: what is prepared is what the algorithm's slots say they read.
 """
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from gro.objective import Algorithm
 from gro.objective.credit import State
+from gro.policy.critic import Critic
 from gro.policy.policy import Policy
 from gro.training.batching import Minibatch
+from gro.training.critic import value
+from gro.training.processes import ALONE, Processes
 from gro.types import Group, rows_of
 
 
@@ -24,10 +27,15 @@ def score(policy: Policy, groups: Sequence[Group], tokens_per_micro: int, *, wid
     if width is None:
         width = max((len(c.ids) for _, _, c in rows_of(groups)), default=0)
     packs = policy.packs(groups, tokens_per_micro, width=width)
-    logp_BT = torch.zeros(len(rows_of(groups)), width, device=policy.device)
+    logp_BT = blank(policy, (len(rows_of(groups)), width))
     for pack in packs:
-        logp_BT[pack.rows_R] = policy.logp(pack).logp_RT.float()
+        logp_BT[pack.rows_R] = policy.logp(pack).logp_RT
     return logp_BT
+
+
+def blank(policy: Policy, shape: Sequence[int]) -> Tensor:
+    """Zeros where and in which precision the policy's log-probs are: float32, or float64 where its weights are."""
+    return torch.zeros(*shape, dtype=torch.promote_types(policy.model.dtype, torch.float32), device=policy.device)
 
 
 class Reference:
@@ -52,7 +60,7 @@ class Reference:
         found = {_key(g, c): fresh_BT[b, : len(c.ids)] for b, (_, g, c) in enumerate(rows_of(fresh))}
         rows = rows_of(groups)
         width = max((len(c.ids) for _, _, c in rows), default=0)
-        out_BT = torch.zeros(len(rows), width, device=self.policy.device)
+        out_BT = blank(self.policy, (len(rows), width))
         for b, (_, g, c) in enumerate(rows):
             key = _key(g, c)
             logp_T = self._known[key] if key in self._known else found[key]
@@ -75,17 +83,34 @@ def prepare(
     *,
     tokens_per_micro: int,
     updates: int,
+    critic: Critic | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[Minibatch, State]:
-    """Adds old and reference log-probs where they are read, then the advantage, computed once for all updates.
+    """Adds log-probs and values where they are read, then the advantage, computed once for all updates.
 
     updates: how many optimizer steps will be taken on this batch.  With a single one, old *is* the current policy,
     and the update takes it from its own forward pass (ratio exactly 1) unless the credit reads it beforehand.
+    Credit is computed from the rows of all processes, and so is the same in each.
     """
     groups, batch = minibatch.groups, minibatch.batch
     if "ref" in algorithm.reads:
         assert reference is not None, f"{algorithm.name} reads the reference"
         batch = replace(batch, ref_BT=reference.score(groups, tokens_per_micro))
-    if "old" in algorithm.credit.reads or ("old" in algorithm.reads and updates > 1):
+    looks_back = "old" in algorithm.reads or algorithm.adapts or algorithm.max_kl is not None
+    if "old" in algorithm.credit.reads or (looks_back and updates > 1):
         batch = replace(batch, old_BT=score(policy, groups, tokens_per_micro))
-    advantage_BX, state = algorithm.credit(batch, state)
-    return Minibatch(groups, replace(batch, advantage_BX=advantage_BX)), state
+    if "values" in algorithm.reads:
+        assert critic is not None, f"{algorithm.name} reads a critic's values"
+        batch = replace(batch, values_BT=value(critic, groups, tokens_per_micro, shape=batch.mask_BT.shape))
+    together = processes.gather(batch)
+    advantage_BX, after = algorithm.credit(together.batch, state)
+    batch = replace(batch, advantage_BX=together.own(advantage_BX), scales_K=scales(algorithm, state))
+    if "values" in algorithm.reads:
+        returns_BT = algorithm.credit.returns(together.batch, state)  # type: ignore[attr-defined]
+        batch = replace(batch, returns_BT=together.own(returns_BT))
+    return Minibatch(groups, batch), after
+
+
+def scales(algorithm: Algorithm, state: State) -> tuple[float, ...] | None:
+    """The factor of every term as earlier steps have left it; None where none moves."""
+    return tuple(state.get(f"scale.{k}", 1.0) for k in range(len(algorithm.terms))) if algorithm.adapts else None

@@ -15,6 +15,7 @@ from gro.runs.progress import Progress
 from gro.runs.records import RolloutRecord
 from gro.runs.store import CHECKPOINTS, Run
 from gro.training.batching import Minibatch
+from gro.training.critic import CriticUpdate
 from gro.training.learner import Update
 from gro.training.metrics import describe_pairs, describe_rollouts, kl_to
 from gro.training.prepare import Reference
@@ -29,11 +30,16 @@ class StepResult:
     """One step of the loop: what was learnt from, the updates on it, and how long it took."""
 
     minibatch: Minibatch
-    updates: Sequence[Update]
+    updates: Sequence[Update | CriticUpdate]
     rollout_seconds: float
     seconds: float
     observed: Mapping[str, float] = field(default_factory=dict)
-    """What the source saw, beyond the groups that are learnt from."""
+    """What the source saw beyond the groups that are learnt from, and what moved after the updates."""
+
+    @property
+    def first(self) -> Update | None:
+        """The policy's first update; None where the policy rested."""
+        return next((update for update in self.updates if isinstance(update, Update)), None)
 
 
 class Recorder:
@@ -79,15 +85,15 @@ class Recorder:
         self.progress.note(f"held out, after step {step}: {shown}")
 
     def _metrics(self, step: int, result: StepResult) -> dict[str, float]:
-        updates = result.updates
+        updates, first = result.updates, result.first
         names = {name for update in updates for name in update.metrics}
         metrics = {n: fmean(u.metrics[n] for u in updates if n in u.metrics) for n in sorted(names)}
         groups = result.minibatch.groups
-        metrics |= describe_rollouts(groups) | result.observed
-        if "paired" in self.algorithm.roles:
-            metrics |= describe_pairs(updates[0].logp_BT, updates[0].batch, implicit_beta(self.algorithm))
-        if self._due(step) and self.monitor is not None:
-            metrics |= self._kl_to_start(result)
+        metrics |= {**describe_rollouts(groups), **result.observed, **self._early_stop(result)}
+        if first is not None and "paired" in self.algorithm.roles:
+            metrics |= describe_pairs(first.logp_BT, first.batch, implicit_beta(self.algorithm))
+        if first is not None and self._due(step) and self.monitor is not None:
+            metrics |= self._kl_to_start(first)
         tokens = sum(len(g.prompt.ids) + sum(len(c.ids) for c in g.completions) for g in groups)
         self._seen += tokens
         return metrics | {
@@ -100,10 +106,17 @@ class Recorder:
     def _due(self, step: int) -> bool:
         return bool(self.portions.kl_every) and (step == 1 or step % self.portions.kl_every == 0)
 
-    def _kl_to_start(self, result: StepResult) -> dict[str, float]:
+    def _early_stop(self, result: StepResult) -> dict[str, float]:
+        """How many passes were made over the step's batch, where the algorithm can end them."""
+        moved = [u.declined for u in result.updates if isinstance(u, Update)]
+        if self.algorithm.max_kl is None or not moved:
+            return {}
+        parts = min(self.portions.minibatches, len(result.minibatch.groups))
+        return {"stopped_early": float(any(moved)), "epochs_done": moved.count(False) / parts}
+
+    def _kl_to_start(self, update: Update) -> dict[str, float]:
         """KL to the starting policy on this step's samples, at the weights that drew them."""
         assert self.monitor is not None
-        update = result.updates[0]
         samples_BT = update.batch.mask_BT & update.batch.samples_B[:, None]
         if "kl" in update.metrics or not bool(samples_BT.any()):
             return {}
@@ -113,10 +126,10 @@ class Recorder:
 
     def _rollouts(self, result: StepResult) -> list[RolloutRecord]:
         """Some groups of the step's first update, with what it computed of them."""
-        update = result.updates[0]
-        batch = update.batch
+        update, seen = result.first, result.first or result.minibatch
+        batch = seen.batch
         records = []
-        for row, (g, group, completion) in enumerate(rows_of(update.groups)):
+        for row, (g, group, completion) in enumerate(rows_of(seen.groups)):
             if g >= self.portions.record_groups:
                 break
             if completion.role == "mismatch":  # nobody's answer to this prompt
@@ -141,13 +154,15 @@ class Recorder:
                     rewards=completion.rewards,
                     finish=completion.finish,
                     tokens={
-                        "logp": tokens(update.logp_BT),
+                        "logp": tokens(update and update.logp_BT),
                         "sampler": tokens(batch.sampler_BT),
                         "ref": tokens(batch.ref_BT),
                         "old": tokens(batch.old_BT),
+                        "value": tokens(batch.values_BT),
+                        "return": tokens(batch.returns_BT),
                         "advantage": tokens(batch.advantage_BX),
-                        "entropy": tokens(update.entropy_BT),
-                        "coefficient": tokens(update.c_BT),
+                        "entropy": tokens(batch.entropy_BT),
+                        "coefficient": tokens(update and update.c_BT),
                         "trained": tokens(batch.mask_BT.float()),
                     },
                     key=group.prompt.key,

@@ -140,7 +140,7 @@ def gradients(algorithm, groups, budget: int) -> tuple[dict[str, Tensor], float]
         total_updates=1,
         tokens_per_micro=budget,
     )
-    learner.optimizer.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
+    learner.descent.abandon = lambda: None  # type: ignore[method-assign]
     minibatch, _ = prepare(
         collate(groups, length_limit=8), trained, reference, algorithm, {}, tokens_per_micro=budget, updates=1
     )

@@ -1,0 +1,162 @@
+"""The critic: what the rest of a completion is worth, before each of its tokens.
+
+M  scored tokens     H  hidden size     R, T  rows of a pack and completion tokens
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from gro.errors import GroError
+from gro.policy.folder import Folder, find, inspect
+from gro.policy.loading import load, load_tokenizer, quiet
+from gro.policy.packing import Pack
+from gro.policy.policy import Policy
+from gro.policy.scoring import decoder
+
+FILE = "critic.safetensors"
+
+
+class Critic:
+    """V before each completion token: a linear head on the hidden state that predicts that token.
+
+    The hidden states are the policy's own (`shared`), or those of a trunk that only the critic has.
+
+    >>> critic = Critic.beside(policy)                        # a copy of the policy's trunk
+    >>> values_RT = critic.values(pack)
+    """
+
+    def __init__(self, trunk: Policy, head: nn.Linear, *, shared: bool) -> None:
+        """`trunk`: whose hidden states are read; with `shared` it is the policy itself."""
+        self.trunk, self.head, self.shared = trunk, head, shared
+
+    @classmethod
+    def on(cls, policy: Policy) -> Critic:
+        """A head on the policy's own hidden states; every value is 0 at first."""
+        return cls(policy, _zero_head(policy), shared=True)
+
+    @classmethod
+    def beside(cls, policy: Policy) -> Critic:
+        """A copy of the policy's trunk with a head of its own; every value is 0 at first."""
+        trunk = copy.copy(policy)
+        output = policy.model.get_output_embeddings()
+        trunk.model = copy.deepcopy(policy.model, {id(output): output})  # a critic never uses it: it is not copied
+        return cls(trunk, _zero_head(policy), shared=False)
+
+    @classmethod
+    def load(cls, path_or_name: str | Path, policy: Policy, *, allow_pickle: bool = False) -> Critic:
+        """Another model's trunk: a reward model (sequence classification, with its score head) or a causal model.
+
+        Raises:
+            GroError: it has another tokenizer than the policy, or is neither, or its files are at fault.
+        """
+        folder = inspect(find(path_or_name), allow_pickle=allow_pickle)
+        tokenizer = load_tokenizer(folder.path)
+        if tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+            raise GroError(
+                f"{folder.path}: its tokenizer is not the policy's ({len(tokenizer)} and {len(policy.tokenizer)} "
+                "tokens); a critic reads the policy's token ids"
+            )
+        dtype, device = policy.model.dtype, policy.device
+        if not any(name.endswith("ForSequenceClassification") for name in folder.config.architectures or ()):
+            name = str(dtype).removeprefix("torch.")
+            model, _ = load(folder.path, dtype=name, device=str(device), allow_pickle=allow_pickle)
+            trunk = Policy(model, policy.tokenizer, autocast=policy.autocast)
+            return cls(trunk, _zero_head(trunk), shared=False)
+        model, head = score_model(folder, dtype, allow_pickle)
+        trunk = Policy(model.to(device), policy.tokenizer, autocast=policy.autocast)  # type: ignore[arg-type]
+        return cls(trunk, head.to(device), shared=False)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What the critic's own learner moves, by name: the head, and a trunk that is not the policy's."""
+        return {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+
+    def values(self, pack: Pack) -> Tensor:
+        """[R, T] values, 0 where nothing is scored.  A shared trunk gets no gradient from here, only the head."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.shared):
+            hidden_MH = self.trunk.hidden(pack)
+        return self.read(hidden_MH, pack)
+
+    def read(self, hidden_MH: Tensor, pack: Pack) -> Tensor:
+        """[R, T] values from the hidden states that predict the pack's scored tokens; differentiable."""
+        return pack.scatter(self.head(hidden_MH.to(self.head.weight.dtype))[:, 0])
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the head, and a trunk that is not the policy's, to critic.safetensors in this folder."""
+        save_model(self._module, str(Path(folder) / FILE))
+
+    def restore(self, folder: str | Path) -> None:
+        """Takes the weights that `save` wrote; GroError where they are those of another critic."""
+        file = Path(folder) / FILE
+        try:
+            load_model(self._module, file, device=str(self.head.weight.device))
+        except (OSError, RuntimeError) as error:
+            raise GroError(f"{file}: not the weights of this critic: {error}") from error
+
+    @property
+    def _module(self) -> nn.Module:
+        parts: dict[str, nn.Module] = {"head": self.head}
+        return nn.ModuleDict(parts if self.shared else parts | {"trunk": decoder(self.trunk.model)})
+
+
+def _zero_head(policy: Policy) -> nn.Linear:
+    output = policy.model.get_output_embeddings()
+    assert output is not None
+    weight = output.weight
+    assert isinstance(weight, Tensor)
+    return _head(torch.zeros(1, weight.shape[1], device=weight.device, dtype=weight.dtype), None)
+
+
+def _head(weight_1H: Tensor, bias_1: Tensor | None) -> nn.Linear:
+    """A head with these weights, in float32 at least: values are regressed on numbers, not on classes."""
+    wide = torch.promote_types(weight_1H.dtype, torch.float32)
+    head = nn.Linear(weight_1H.shape[1], 1, device=weight_1H.device, dtype=wide)
+    with torch.no_grad():
+        head.weight.copy_(weight_1H)
+        head.bias.zero_() if bias_1 is None else head.bias.copy_(bias_1)
+    return head
+
+
+def score_model(folder: Folder, dtype: torch.dtype, allow_pickle: bool) -> tuple[PreTrainedModel, nn.Linear]:
+    """(a causal model around the reward model's trunk, its score head)."""
+    with quiet():
+        try:
+            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+                str(folder.path),
+                config=folder.config,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=None if allow_pickle and not folder.tensors else True,
+                output_loading_info=True,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise GroError(f"{folder.path}: the reward model cannot be loaded: {error}") from error
+    model, info = loaded
+    if info["missing_keys"]:
+        names = ", ".join(sorted(info["missing_keys"])[:5])
+        raise GroError(f"{folder.path}: {len(info['missing_keys'])} tensors are not in its files: {names}")
+    score = getattr(model, "score", None)
+    if not isinstance(score, nn.Linear) or score.out_features != 1:
+        found = f"{score.out_features} labels" if isinstance(score, nn.Linear) else "no score head"
+        raise GroError(f"{folder.path}: found {found}; expected a reward model, whose head gives one score")
+    return _as_language_model(model.base_model), _head(score.weight.detach(), score.bias)
+
+
+def _as_language_model(trunk: Any) -> PreTrainedModel:
+    """A causal model around this trunk, its output embedding tied to the input's: the form that can be probed."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(trunk.config)
+    setattr(model, model.base_model_prefix, trunk)
+    embedding = trunk.get_input_embeddings()
+    output = nn.Linear(embedding.embedding_dim, embedding.num_embeddings, bias=False, device="meta")
+    output.weight = embedding.weight
+    model.set_output_embeddings(output)
+    return model.eval()

@@ -1,0 +1,123 @@
+"""The critic's learner: values are regressed on the credit's returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gro.errors import GroError
+from gro.objective import Algorithm
+from gro.objective import Critic as Regression
+from gro.policy.critic import Critic
+from gro.policy.packing import Pack
+from gro.training.batching import Minibatch
+from gro.training.descent import Descent
+from gro.training.processes import ALONE, Processes
+from gro.training.settings import Optimization
+from gro.types import Batch, Group
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CriticUpdate:
+    """What an update of the critic did."""
+
+    metrics: dict[str, float]
+
+
+class Fit:
+    """One minibatch's regression: its coefficients pack by pack, then what it shows."""
+
+    def __init__(self, critic: Critic, regression: Regression, batch: Batch, processes: Processes) -> None:
+        self.critic, self.regression, self.processes = critic, regression, processes
+        self.batch = batch
+        (self.count,) = processes.total([regression.count(batch)])
+        self.values_BT = torch.zeros(batch.mask_BT.shape, dtype=critic.head.weight.dtype, device=batch.mask_BT.device)
+
+    def push(self, values_RT: Tensor, pack: Pack) -> Tensor:
+        """−∂loss/∂V of the pack's values, which are remembered; GroError where one is not finite."""
+        index_R = pack.rows_R
+        self.values_BT[index_R] = values_RT.detach()
+        push_RT = self.regression.coefficients(values_RT, self.batch.rows(index_R), self.count)
+        bad_R = ~torch.isfinite(values_RT.detach() + push_RT).all(1)
+        if bool(bad_R.any()):
+            row = pack.rows[int(bad_R.nonzero()[0])]
+            raise GroError(
+                f"the critic's values of row {row} are not finite, or not what they should become; no weight was "
+                "changed. A lower critic.optimizer.learning_rate usually helps"
+            )
+        return push_RT
+
+    def metrics(self) -> dict[str, float]:
+        """Of all processes' rows, before the update."""
+        together = self.processes.gather(self.batch, self.values_BT)
+        return observe_critic(together.more[0], together.batch, self.regression)
+
+
+class CriticLearner:
+    """Moves the critic alone: its head, and a trunk that is not the policy's."""
+
+    def __init__(
+        self,
+        critic: Critic,
+        algorithm: Algorithm,
+        optimization: Optimization,
+        *,
+        total_updates: int,
+        tokens_per_micro: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        assert algorithm.critic is not None, f"{algorithm.name} has no critic"
+        self.critic, self.regression = critic, algorithm.critic
+        self.tokens_per_micro, self.processes = tokens_per_micro, processes
+        self.descent = Descent(critic.parameters, optimization, total_updates=total_updates, processes=processes)
+
+    def update(self, minibatch: Minibatch) -> CriticUpdate:
+        """One step; GroError before any weight changes where something is not finite."""
+        fit = Fit(self.critic, self.regression, minibatch.batch, self.processes)
+        width = minibatch.batch.mask_BT.shape[1]
+        try:
+            for pack in self.critic.trunk.packs(minibatch.groups, self.tokens_per_micro, width=width):
+                values_RT = self.critic.values(pack)
+                push_RT = fit.push(values_RT, pack)
+                if push_RT.any():
+                    values_RT.backward(-push_RT)
+        except GroError:
+            self.descent.abandon()
+            raise
+        moved = self.descent.step()
+        names = {"grad_norm": "critic/grad_norm", "learning_rate": "critic/learning_rate"}
+        return CriticUpdate(fit.metrics() | {names[name]: value for name, value in moved.items()})
+
+
+@torch.no_grad()
+def value(critic: Critic, groups: Sequence[Group], tokens_per_micro: int, *, shape: torch.Size) -> Tensor:
+    """[B, T] the critic's values before every trained token, without gradient; `shape` is that of the batch's mask."""
+    weight = critic.head.weight
+    values_BT = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+    for pack in critic.trunk.packs(groups, tokens_per_micro, width=shape[1]):
+        values_BT[pack.rows_R] = critic.values(pack)
+    return values_BT
+
+
+def observe_critic(values_BT: Tensor, batch: Batch, regression: Regression) -> dict[str, float]:
+    """How well values fit the returns.  `batch` holds the returns, and the values from before its first update.
+
+    Explained variance is 1 − Var(return − V)/Var(return): 1 is perfect, 0 no better than a constant.
+    """
+    metrics = {"critic/loss": regression.loss_value(values_BT, batch).item()}
+    inside_BT = regression.inside_BT(batch)
+    if not bool(inside_BT.any()):
+        return metrics
+    assert batch.returns_BT is not None
+    values, returns = values_BT[inside_BT].double(), batch.returns_BT[inside_BT].double()
+    metrics |= {"critic/values_mean": values.mean().item(), "critic/returns_mean": returns.mean().item()}
+    spread = returns.var(correction=0).item()
+    if spread > 0:
+        metrics["critic/explained_variance"] = 1 - (returns - values).var(correction=0).item() / spread
+    if regression.clip is not None and batch.values_BT is not None:
+        moved = (values - batch.values_BT[inside_BT].double()).abs()
+        metrics["critic/clip_fraction"] = (moved > regression.clip).double().mean().item()
+    return metrics
