@@ -1,0 +1,121 @@
+"""Reward models: one score per completion, from the hidden state of its last token.
+
+R  rows (completions)     T  completion tokens, and one more     M, H  scored tokens, hidden size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from gro.errors import GroError
+from gro.policy.critic import Critic, score_model
+from gro.policy.folder import find, inspect
+from gro.policy.loading import load_tokenizer, quiet
+from gro.policy.packing import Pack
+from gro.policy.policy import Policy
+from gro.policy.scoring import Scored, decoder
+from gro.types import Completion, Group, rows_of
+
+_END = 0
+"""What stands behind a completion's last token: it marks the place, and no model ever reads it."""
+
+
+def judged(group: Group) -> Group:
+    """The group as a reward model reads it: only the place behind each completion's last token is scored.
+
+    A score belongs to the whole completion, so it is that of a token which would come next: the packing then needs to
+    know nothing of scores, and prompts are shared as everywhere.
+    """
+    return replace(group, completions=tuple(_judged(c) for c in group.completions))
+
+
+def _judged(completion: Completion) -> Completion:
+    ids = (*completion.ids, _END)
+    return replace(completion, ids=ids, trained=(False,) * len(completion.ids) + (True,), logp=None, temperature=1.0)
+
+
+class RewardModel(Policy):
+    """A language model's trunk with a scalar head; `logp` of judged groups is the score.
+
+    It stands where a policy stands: the same packs, learner and loop train it, with an algorithm whose unit is the
+    score (Bradley–Terry).
+
+    >>> model = RewardModel.beside(policy)
+    >>> scores_B = model.scores(groups, tokens_per_micro=8192)
+    """
+
+    def __init__(self, trunk: Policy, head: nn.Linear) -> None:
+        """Takes both over.  `trunk` was probed as a language model; its output embedding gives way to the head."""
+        self.model, self.tokenizer, self.autocast = trunk.model, trunk.tokenizer, trunk.autocast
+        self.layout, self._transform = trunk.layout, trunk._transform
+        # Pairs know nothing of a constant, and the format that it is saved in has none.
+        if head.bias is not None and bool(head.bias.any()):
+            raise GroError("a score head with a bias cannot be saved as a reward model; its bias must be 0")
+        plain = nn.Linear(head.in_features, 1, bias=False, device="meta")
+        plain.weight = head.weight
+        self.model.set_output_embeddings(plain)
+
+    @classmethod
+    def beside(cls, policy: Policy) -> RewardModel:
+        """A copy of the policy's trunk; every score is 0 at first."""
+        critic = Critic.beside(policy)
+        return cls(critic.trunk, critic.head)
+
+    @classmethod
+    def read(
+        cls, path_or_name: str | Path, *, dtype: str = "float32", device: str = "auto", allow_pickle: bool = False
+    ) -> RewardModel:
+        """A sequence-classification model in Hugging Face format that gives one score, with its tokenizer.
+
+        Raises:
+            GroError: what is wrong with it, by file and tensor.
+        """
+        folder = inspect(find(path_or_name), allow_pickle=allow_pickle)
+        tokenizer = load_tokenizer(folder.path)
+        model, head = score_model(folder, getattr(torch, dtype), allow_pickle)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        trunk = Policy(model.to(device), tokenizer)  # type: ignore[arg-type]
+        return cls(trunk, head.to(device))
+
+    @property
+    def head(self) -> nn.Linear:
+        """H → 1, float32 at least."""
+        found = self.model.get_output_embeddings()
+        assert isinstance(found, nn.Linear)
+        return found
+
+    def logp(self, pack: Pack, *, entropy: bool = False) -> Scored:
+        """The scores of a pack of judged groups, in their one place per row; differentiable."""
+        hidden_MH = self.hidden(pack)
+        score_M = self.head(hidden_MH.to(self.head.weight.dtype))[:, 0]
+        return Scored(pack.scatter(score_M), None, hidden_MH)
+
+    @torch.no_grad()
+    def scores(self, groups: Sequence[Group], tokens_per_micro: int) -> Tensor:
+        """float [B] the score of every completion, in the order of `rows_of(groups)`."""
+        groups = [judged(g) for g in groups]
+        scores_B = torch.zeros(len(rows_of(groups)), device=self.device)
+        for pack in self.packs(groups, tokens_per_micro):
+            scores_B[pack.rows_R] = self.logp(pack).logp_RT.sum(1).float()
+        return scores_B
+
+    def save(self, path: str | Path) -> None:
+        """Writes a Hugging Face sequence-classification model with one label, and the tokenizer."""
+        config = type(self.model.config).from_dict(self.model.config.to_dict())
+        config.num_labels = 1
+        if config.pad_token_id is None:  # plain transformers finds a row's last token by what follows it
+            config.pad_token_id = self.tokenizer.pad_token_id
+        with quiet():
+            with torch.device("meta"):
+                model = AutoModelForSequenceClassification.from_config(config)
+            setattr(model, model.base_model_prefix, decoder(self.model))
+            model.score = self.head
+            model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
