@@ -1,0 +1,38 @@
+"""Every algorithm improves a real model on a tiny language task, with its defaults and the real learners.
+
+The bandit on which every algorithm must improve is among the checks of `gro.conformance`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from algorithms.language import expected_reward, improve, warm_policy
+from gro.algorithms import build, names
+from gro.objective.units import score
+from gro.policy.policy import Policy
+
+RATE, UPDATES = 0.003, 30
+TRUSTED_UPDATES = 12
+"""A trust region's steps are long, and each costs a solution of linear equations."""
+MARGIN = 0.2
+"""What the expected reward rises by at the least, from about 0.36 of 1; the least seen is 0.36."""
+POLICIES = [name for name in names() if all(term.unit != score for term in build(name).terms)]
+"""The others train reward models."""
+
+
+@pytest.fixture(scope="module")
+def start() -> Policy:
+    return warm_policy()
+
+
+def test_the_start_can_become_better_and_worse(start: Policy) -> None:
+    assert 0.25 < expected_reward(start) < 0.5
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_expected_reward_rises(name: str, start: Policy) -> None:
+    policy, algorithm = start.snapshot(), build(name)
+    policy.model.requires_grad_(True)
+    improve(policy, algorithm, updates=UPDATES if algorithm.step is None else TRUSTED_UPDATES, rate=RATE)
+    assert expected_reward(policy) > expected_reward(start) + MARGIN
