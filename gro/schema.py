@@ -22,3 +22,7 @@ Index = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Clip = Annotated[float, Field(ge=0, le=1)]
+"""How far below 1 a ratio may fall: not below 0."""
+Ddof = Annotated[int, Field(ge=0, le=1)]
+"""Degrees of freedom taken off a standard deviation: 2 would leave nothing of a group of 2."""

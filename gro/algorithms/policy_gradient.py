@@ -1,19 +1,15 @@
-"""Policy gradients: sampled completions, weighted by how much better than expected they were."""
+"""REINFORCE and its baselines: sampled completions, weighted by how much better than expected they were."""
 
 from __future__ import annotations
 
-from typing import Literal
-
+from gro.algorithms.group_relative import clipped, pull
 from gro.algorithms.registry import algorithm
 from gro.objective import Algorithm, Anchor, Term
-from gro.objective.credit import GroupZScore, LeaveOneOut, MovingAverage
-from gro.objective.shares import per_sequence, sequence_mean
+from gro.objective.credit import Greedy, LeaveOneOut, MovingAverage, TokenZScore
+from gro.objective.shares import per_sequence, token_mean
 from gro.objective.units import total
-from gro.objective.values import one
-from gro.objective.weights import K2, K3, ClippedRatio, Ratio, RatioK3
-from gro.schema import Index, NotNegative
-
-Kl = Literal["k3", "k2", "rk3"]
+from gro.objective.weights import ClippedRatio, Ratio
+from gro.schema import Clip, NotNegative
 
 
 @algorithm
@@ -35,7 +31,7 @@ def reinforce(kl: NotNegative = 0.0, off_policy: bool = False) -> Algorithm:
 
 
 @algorithm
-def rloo(kl: NotNegative = 0.05, clip: NotNegative = 0.0) -> Algorithm:
+def rloo(kl: NotNegative = 0.05, clip: Clip = 0.0) -> Algorithm:
     """REINFORCE leave-one-out: each completion's baseline is the mean reward of its group's others.
 
     kl: strength of the KL penalty, taken off the sequence's reward *before* the baseline.
@@ -53,38 +49,70 @@ def rloo(kl: NotNegative = 0.05, clip: NotNegative = 0.0) -> Algorithm:
 
 
 @algorithm
-def grpo(
-    clip: NotNegative = 0.2,
-    clip_high: NotNegative | None = None,
-    beta: NotNegative = 0.04,
-    kl: Kl = "k3",
-    ddof: Index = 0,
-    eps: NotNegative = 1e-6,
-) -> Algorithm:
-    """Group relative policy optimization: rewards z-scored in their group, PPO's clip, a KL term in the loss.
+def ppo_sequence(clip: Clip = 0.2, clip_high: NotNegative | None = None, kl: NotNegative = 0.05) -> Algorithm:
+    """PPO on whole completions: the clip acts on the ratio of a completion's probabilities, with rloo's advantage.
+
+    The survey's Protocol 4, with its slips put right: one ratio for each completion instead of their mean, the
+    reward less β log π/π_ref, and the minimum of the gains, not of the losses.
+
+    clip, clip_high: a completion's ratio may move in [1 − clip, 1 + clip_high]; clip_high defaults to clip.
+    kl: strength of the KL penalty, taken off the completion's reward before the baseline.
+    """
+    weight = ClippedRatio(clip, clip if clip_high is None else clip_high)
+    return Algorithm(
+        name="ppo_sequence",
+        paper="https://arxiv.org/abs/1707.06347",
+        equation="Schulman et al. 2017, eq. 7, the completion being the action",
+        credit=LeaveOneOut(kl=kl),
+        terms=(Term(unit=total, anchor=Anchor("old"), weight=weight, share=per_sequence),),
+    )
+
+
+@algorithm
+def reinforce_pp(clip: Clip = 0.2, clip_high: NotNegative | None = None, kl: NotNegative = 0.01) -> Algorithm:
+    """REINFORCE++: every token's reward-to-go, z-scored over all completion tokens of the batch, and PPO's clip.
 
     clip, clip_high: the ratio may move in [1 − clip, 1 + clip_high]; clip_high defaults to clip.
-    beta: strength of the KL term; 0 leaves it out, and with it the reference.
-    kl: k3, the paper's, whose gradient is the *forward* KL's; k2, the reverse KL's state by state; rk3, the ratio
-        times k3, exactly the reverse KL's also off-policy.
-    ddof, eps: of the standard deviation (libraries differ: 0 in the paper, 1 in TRL).
+    kl: strength of the KL penalty k1 in the token rewards.
     """
-    pulls = {
-        "k3": Term(anchor=Anchor("ref"), weight=K3(beta), value=one, share=sequence_mean),
-        "k2": Term(anchor=Anchor("ref"), weight=K2(beta), value=one, share=sequence_mean),
-        "rk3": Term(anchor=Anchor("old"), second=Anchor("ref"), weight=RatioK3(beta), value=one, share=sequence_mean),
-    }
-    if kl not in pulls:
-        raise ValueError(f"kl is {kl!r}; it can be {', '.join(pulls)}")
-    clipped = Term(
-        anchor=Anchor("old"),
-        weight=ClippedRatio(clip, clip if clip_high is None else clip_high),
-        share=sequence_mean,
-    )
     return Algorithm(
-        name="grpo",
-        paper="https://arxiv.org/abs/2402.03300",
-        equation="Shao et al. 2024, eq. 3 and 4",
-        credit=GroupZScore(ddof=ddof, eps=eps),
-        terms=(clipped, pulls[kl]) if beta else (clipped,),
+        name="reinforce_pp",
+        paper="https://arxiv.org/abs/2501.03262",
+        equation="Hu et al. 2025, eq. 4 to 7",
+        credit=TokenZScore(kl=kl),
+        terms=(clipped(clip, clip_high, token_mean),),
+    )
+
+
+@algorithm
+def reinforce_pp_baseline(
+    clip: Clip = 0.2, clip_high: NotNegative | None = None, beta: NotNegative = 0.01
+) -> Algorithm:
+    """REINFORCE++ with the group's mean reward as baseline, before the z-score over the batch's tokens.
+
+    clip, clip_high: the ratio may move in [1 − clip, 1 + clip_high]; clip_high defaults to clip.
+    beta: strength of the KL term k2 in the loss; 0 leaves it out, and with it the reference.
+    """
+    return Algorithm(
+        name="reinforce_pp_baseline",
+        paper="https://arxiv.org/abs/2501.03262",
+        equation="Hu et al. 2025, sec. 3",
+        credit=TokenZScore(kl=0.0, group_baseline=True),
+        terms=(clipped(clip, clip_high, token_mean), *pull("k2", beta, token_mean)),
+    )
+
+
+@algorithm
+def remax(kl: NotNegative = 0.0, immediate: bool = False) -> Algorithm:
+    """ReMax: each prompt's baseline is the reward of its greedy completion.
+
+    kl: strength of the KL penalty k1 of the sample; the greedy completion has none.
+    immediate: each token is charged its own penalty only (the authors' code), not all from it to the end.
+    """
+    return Algorithm(
+        name="remax",
+        paper="https://arxiv.org/abs/2310.10505",
+        equation="Li et al. 2023, eq. 6",
+        credit=Greedy(kl=kl, immediate=immediate),
+        terms=(Term(share=per_sequence),),
     )

@@ -394,7 +394,7 @@ class Gae(_Folds):
         scored_B = scored_rows(batch)
         rewards_BT = _token_rewards(batch, self.kl)
         values_BT = batch.values_BT.to(rewards_BT)
-        ahead_B = torch.zeros_like(values_BT[:, 0])
+        ahead_B = values_BT.new_zeros(len(values_BT))
         next_B = torch.zeros_like(ahead_B)
         if self.bootstrap and batch.truncated_B is not None:
             place_BT = batch.mask_BT.cumsum(1)

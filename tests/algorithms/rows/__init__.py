@@ -1,5 +1,23 @@
 """The table's rows by family; importing them fills it."""
 
-from algorithms.rows import generalized, likelihood, policy_gradient, preference, reward_model
+from algorithms.rows import (
+    actor_critic,
+    generalized,
+    group_relative,
+    likelihood,
+    policy_gradient,
+    preference,
+    presets,
+    reward_model,
+)
 
-__all__ = ["generalized", "likelihood", "policy_gradient", "preference", "reward_model"]
+__all__ = [
+    "actor_critic",
+    "generalized",
+    "group_relative",
+    "likelihood",
+    "policy_gradient",
+    "preference",
+    "presets",
+    "reward_model",
+]
