@@ -6,14 +6,11 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from gro.errors import GroError
-
-if TYPE_CHECKING:
-    from gro.jobs.evaluate import Evaluation
 
 app = typer.Typer(
     help="Post-training of language models: an algorithm is a value you declare.",
@@ -86,40 +83,24 @@ def evaluate(
     if output is not None and not output.absolute().parent.is_dir():
         raise GroError(f"--output: the folder {output.absolute().parent} does not exist")
     from gro.jobs.evaluate import run_evaluation
+    from gro.jobs.show import show_evaluation
     from gro.runs import files
+    from gro.runs.terminal import console
 
     found = run_evaluation(config, run=recipe if recipe.is_dir() else None, model=model, reference=reference)
-    _show_evaluation(found)
+    show_evaluation(console(), found)
     if output is not None:
         files.write_json(output, found.plain())
         print(output)
 
 
-def _show_evaluation(found: Evaluation) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from gro.runs.terminal import console, number, samples_table
-
-    out = console()
-    out.print(Text(f"model: {found.model}"), soft_wrap=True)
-    if found.reference is not None:
-        out.print(Text(f"reference: {found.reference}"), soft_wrap=True)
-    table = Table("metric", "value", "95 % interval")
-    for name, estimate in found.metrics.items():
-        interval = "" if estimate.low is None or estimate.high is None else f"{estimate.low:.4g} to {estimate.high:.4g}"
-        table.add_row(name, number(estimate.value), f"{interval} ({estimate.method})" if interval else "")
-    out.print(table)
-    out.print(Text(f"{found.rows} rows" + ("; ties count one half" if "logp_accuracy" in found.metrics else "")))
-    if found.answers:
-        rows = [{"prompt": p, "answer": a, "reward": "failed" if r is None else r} for p, a, r in found.answers[:5]]
-        out.print(samples_table(rows))
-
-
 @app.command()
 def generate(
     model: Model,
-    prompt: Annotated[list[str], typer.Option(help="May be given several times.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    data: Annotated[str | None, typer.Option(help="Or: the prompts of this file.")] = None,
+    prompt_template: Annotated[str | None, typer.Option(help="Makes prompts of the file's columns: {question}")] = None,
+    limit: Annotated[int | None, typer.Option(help="Most rows of the file.", min=1)] = None,
     n: Annotated[int, typer.Option("-n", help="Answers per prompt.", min=1)] = 1,
     temperature: Annotated[float, typer.Option(help="0 takes the most probable token.", min=0)] = 1.0,
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
@@ -127,17 +108,37 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     chat: Annotated[bool, typer.Option(help="The prompt is a user's turn, rendered by the chat template.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    best_of: Annotated[int | None, typer.Option(help="Show the best of so many answers, by --reward.")] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(help="A name, file.py:function, or {reward: ..., and parameters}.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write selected answers to this file, as a data set.")] = None,
+    write_as: Annotated[
+        str, typer.Option("--as", help="sft (the best), preference (best against worst) or rewarded (all).")
+    ] = "sft",
 ) -> None:
-    """Sample answers from a model."""
-    from rich.text import Text
+    """Sample answers from a model: all, or the best of several by a reward."""
+    if bool(prompt) == bool(data):
+        raise GroError("give prompts with --prompt, or a file of prompts with --data" + (", not both" * bool(data)))
+    if (best_of is None) != (not reward):
+        raise GroError("--best-of and --reward go together: the reward says which of the answers is best")
+    if output is not None and best_of is None:
+        raise GroError("--output writes selected answers: give --best-of and --reward")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise GroError(f"--output: the folder {output.absolute().parent} does not exist")
+    from gro.evaluation.selection import parse_form
+    from gro.jobs.generate import Asked, generate_best, generate_texts, parse_reward
+    from gro.jobs.show import show_answers, show_best, show_selection
+    from gro.runs import files
+    from gro.runs.terminal import console
 
-    from gro.jobs.generate import generate_texts
-    from gro.runs.terminal import console, printable
-
-    answers = generate_texts(
-        model,
-        prompt,
-        n=n,
+    form = parse_form(write_as)
+    asked = Asked(
+        prompts=prompt or (),
+        data=data,
+        prompt_template=prompt_template,
+        limit=limit,
+        n=best_of or n,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -146,10 +147,14 @@ def generate(
         seed=seed,
     )
     out = console()
-    for answer in answers:
-        end = "stopped by itself" if answer.finish == "stop" else f"cut off after {max_new_tokens} tokens"
-        out.print(Text(f"[{end}, {answer.mean_logp:.2f} nats per token]", style="dim"), soft_wrap=True)
-        out.print(Text(printable(answer.text)), soft_wrap=True)
+    if best_of is None:
+        show_answers(out, generate_texts(model, asked), max_new_tokens)
+        return
+    best = generate_best(model, asked, [parse_reward(r) for r in reward or ()], write_as=form if output else None)
+    show_best(out, best, max_new_tokens)
+    if output is not None and best.selection is not None:
+        files.write_text(output, best.selection.json_lines())
+        show_selection(out, best.selection, output)
 
 
 @app.command()
