@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,20 @@ from gro.engines.base import Progress as OnProgress
 from gro.errors import DataError, GroError, nearest
 from gro.objective import Algorithm
 from gro.policy.create import configuration, create_model, train_tokenizer
+from gro.policy.critic import Critic
 from gro.policy.folder import find, inspect
 from gro.policy.loading import load_tokenizer
 from gro.policy.policy import Policy
+from gro.recipe import CriticSettings
 from gro.rewards import Failure, Rewards
 from gro.runs import files
 from gro.runs.store import CHECKPOINTS, DATABASE, Run
+from gro.training.critic import CriticLearner
 from gro.training.learner import Learner, PolicyLearner
-from gro.training.loop import Source
+from gro.training.loop import Source, Warmup
+from gro.training.processes import ALONE, Processes
 from gro.training.replay import Replay
-from gro.training.rollouts import Online
+from gro.training.rollouts import Judged, Online
 from gro.training.shaping import Shape, Shaped, best_against_worst, with_mismatches
 from gro.training.sources import Mixture, Offline, Part
 from gro.training.trust_region import TrustRegionLearner
@@ -160,17 +164,67 @@ def load_policy(config: Config, path: str) -> Policy:
     )
 
 
-def learner_of(config: Config, policy: Policy, algorithm: Algorithm) -> Learner:
-    """What improves the policy."""
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """Who learns in a run."""
+
+    learners: tuple[Learner, ...]
+    critic: Critic | None = None
+    warmup: Warmup = field(default_factory=Warmup)
+
+
+def learning_of(config: Config, policy: Policy, algorithm: Algorithm, processes: Processes = ALONE) -> Learning:
+    """What improves the policy, and the critic where the algorithm has one."""
+    portions, settings = config.training, config.critic or CriticSettings()
+    critic = critic_of(config, policy, algorithm)
+    warmup_steps = 0 if critic is None else settings.warmup_steps
+    updates = (portions.steps - warmup_steps) * portions.updates_per_step
+    learner = learner_of(config, policy, algorithm, critic, updates, processes)
+    if critic is None or algorithm.critic is None:
+        return Learning((learner,))
+    only_first = critic.shared or algorithm.critic.frozen
+    fitting = CriticLearner(
+        critic,
+        algorithm,
+        settings.optimizer or config.optimizer,
+        total_updates=(warmup_steps if only_first else portions.steps) * portions.updates_per_step,
+        tokens_per_micro=portions.tokens_per_micro,
+        processes=processes,
+    )
+    learners = (learner,) if only_first else (learner, fitting)
+    return Learning(learners, critic, Warmup(warmup_steps, (fitting,)))
+
+
+def learner_of(
+    config: Config, policy: Policy, algorithm: Algorithm, critic: Critic | None, updates: int, processes: Processes
+) -> Learner:
+    """What improves the policy, over so many updates; and a critic on the same trunk."""
     if algorithm.step is not None:
         return TrustRegionLearner(policy, algorithm, tokens_per_micro=config.training.tokens_per_micro)
     return PolicyLearner(
         policy,
         algorithm,
         config.optimizer,
-        total_updates=config.training.steps * config.training.updates_per_step,
+        total_updates=updates,
         tokens_per_micro=config.training.tokens_per_micro,
+        critic=critic if critic is not None and critic.shared else None,
+        processes=processes,
     )
+
+
+def critic_of(config: Config, policy: Policy, algorithm: Algorithm) -> Critic | None:
+    """Where the algorithm reads values, what gives them at first."""
+    settings = config.critic or CriticSettings()
+    if algorithm.critic is None:
+        return None
+    if settings.kind == "shared":
+        return Critic.on(policy)
+    if settings.path is None:
+        return Critic.beside(policy)
+    try:
+        return Critic.load(model_folder(settings.path), policy, allow_pickle=config.model.allow_pickle)
+    except GroError as error:
+        raise GroError(f"critic.path: {error}") from error
 
 
 def needs_start(config: Config, algorithm: Algorithm, data: Data) -> bool:
@@ -249,9 +303,12 @@ def _unshaped(
     on_progress: OnProgress | None,
 ) -> Offline | Online | Replay | Mixture:
     per_step, seed = config.prompts_per_step, config.training.seed
-    offline: list[tuple[Part, float]] = [(Offline(rows, per_step, seed), weight) for rows, weight in data.offline]
+    offline: list[tuple[Part, float]] = []
+    for rows, weight in data.offline:
+        part = Offline(rows, per_step, seed)
+        offline.append((Judged(part, rewards) if rows.pending and rewards is not None else part, weight))
     if data.online is None:
-        return Offline(data.offline[0][0], per_step, seed) if len(offline) == 1 else Mixture(offline, per_step)
+        return Mixture(offline, per_step)
     if config.resample is not None and rewards is not None:
         _check_name(config.resample.by, rewards)
     online: Online | Replay = Online(

@@ -78,6 +78,23 @@ class WeightedData:
 
 
 @dataclass(frozen=True)
+class CriticSettings:
+    """The critic of an algorithm that reads values."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CHECKED
+
+    kind: Literal["own", "shared"] = "own"
+    """own: a model beside the policy.  shared: a head on the policy's own hidden states, for half the memory."""
+    path: Name | None = None
+    """Where a critic of its own starts: a reward model or any model with the policy's tokenizer; None: as the policy.
+    Its values are 0 at first, but for a reward model's, which begin as its scores."""
+    warmup_steps: Index = 0
+    """First steps, in which only the critic learns (of a shared one only the head)."""
+    optimizer: Optimization | None = None
+    """How its weights move; None: as the policy's.  A shared critic moves with the policy after its warm-up."""
+
+
+@dataclass(frozen=True)
 class EvaluationSettings:
     """Held-out evaluation: by reward (greedy answers), preference accuracy or loss, whichever the data allow."""
 
@@ -108,6 +125,8 @@ class Config(BaseModel):
     """Steps, updates and micro-batches."""
     optimizer: Optimization = Optimization()
     """How weights move."""
+    critic: CriticSettings | None = None
+    """For an algorithm with a critic; None: a copy of the policy, without warm-up."""
     offline: tuple[WeightedData, ...] = ()
     """Rows learnt from as they are: one data set, or a list of {data: ..., weight: ...}."""
     online: DataSpec | None = None

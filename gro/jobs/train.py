@@ -16,7 +16,7 @@ from gro.assemble import (
     START,
     Data,
     build_algorithm,
-    learner_of,
+    learning_of,
     load_data,
     load_policy,
     longest_offline,
@@ -41,6 +41,7 @@ from gro.runs.store import CHECKPOINTS, REJECTED, Run
 from gro.runs.terminal import console as patient_console
 from gro.training.loop import train
 from gro.training.prepare import Reference
+from gro.training.processes import Processes
 from gro.training.recording import Recorder
 
 _REST = 64 * 2**20
@@ -89,6 +90,8 @@ def _train(config: Config, run: Run, console: Console) -> None:
         show = stack.enter_context(progress(config.training.steps, algorithm.name))
         policy = load_policy(config, start.path)
         _check_room(config, run.path, policy)
+        processes = Processes.current()
+        learning = learning_of(config, policy, algorithm, processes)
         snapshot = Reference(policy.snapshot()) if needs_start(config, algorithm, data) else None
         engine = LocalEngine(policy.model, slots=config.slots)
         held_out = None
@@ -103,12 +106,15 @@ def _train(config: Config, run: Run, console: Console) -> None:
             policy,
             source_of(config, data, engine, rewards, sampling, algorithm, show.generating),
             algorithm,
-            [learner_of(config, policy, algorithm)],
+            learning.learners,
             config.training,
             recorder,
             reference=snapshot,
+            critic=learning.critic,
+            warmup=learning.warmup,
             length_limit=sampling.max_new_tokens if config.online else longest_offline(data),
             evaluate=held_out.metrics if held_out else None,
+            processes=processes,
         )
     with files.new_directory(run.path / MODEL) as folder:
         policy.save(folder)
