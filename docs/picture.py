@@ -1,4 +1,4 @@
-"""The picture of the slots: the equation, and what every registered algorithm puts into it.  Light and dark."""
+"""The picture of the slots: the equation, and what well-known algorithms put into it.  Light and dark."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-from gro.algorithms import build, names
-from gro.algorithms.describe import table, weight_symbol
-from gro.objective import Algorithm, FromLoss, Term
+from gro.algorithms import build
+from gro.algorithms.describe import weight_symbol
+from gro.objective import Algorithm, AnyTerm, EntropyBonus, FromLoss, Term
 
 WIDTH, ROW, TOP = 940, 29, 142
 MARGIN, OVER_LEFT = 20, 112
@@ -43,12 +43,18 @@ OVER = {
 }
 
 
+CHOSEN = (
+    "sft", "rft", "awr", "reinforce", "rloo", "ppo", "grpo", "gspo", "dpo", "ipo", "simpo", "kto", "rebel", "gro",
+)  # fmt: skip
+"""Those that most readers know, by family; the table of all is in docs/algorithms/README.md."""
+
+
 def slots() -> str:
     """The picture as SVG text."""
-    rows = [cells for name in _in_order() for cells in _rows(build(name))]
-    height = TOP + ROW * len(rows) + MARGIN
+    lines = [cells for name in CHOSEN for cells in rows_of(build(name))]
+    height = TOP + ROW * len(lines) + MARGIN
     body = [_panel(height), _equation(), _header()]
-    for i, cells in enumerate(rows):
+    for i, cells in enumerate(lines):
         y = TOP + ROW * i
         line = f'<line class="rule" x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y}" y2="{y}"/>' if cells["name"] else ""
         body.append(line + "".join(_cell(key, text, y + 20) for key, text in cells.items()))
@@ -59,14 +65,7 @@ def slots() -> str:
     )
 
 
-def _in_order() -> list[str]:
-    """Names by family, likelihood first and the general one last."""
-    order = ("likelihood", "policy gradient", "preference", "generalized")
-    family = {name: family for name, family, _ in table()}
-    return sorted(names(), key=lambda name: order.index(family[name]) if family[name] in order else len(order))
-
-
-def _rows(algorithm: Algorithm) -> list[dict[str, str]]:
+def rows_of(algorithm: Algorithm) -> list[dict[str, str]]:
     """Text by column, a row per term; the credit is the whole algorithm's and stands in the first."""
     rows = []
     for k, term in enumerate(algorithm.terms):
@@ -81,15 +80,22 @@ def _rows(algorithm: Algorithm) -> list[dict[str, str]]:
             "unit": term.unit.symbol,
             "share": term.share.symbol,
         }
-        rows.append(row | (_compared(term) if isinstance(term, Term) else {"weight": "from a loss"}))
+        rows.append(row | _pushed(term))
     return rows
 
 
-def _compared(term: Term) -> dict[str, str]:
+def _pushed(term: AnyTerm) -> dict[str, str]:
+    """Anchor, weight and value; of an entropy bonus and of a loss as code, what stands in their place."""
+    if isinstance(term, EntropyBonus):
+        return {"unit": "H_t", "weight": f"{term.coefficient:g}"}
+    if not isinstance(term, Term):
+        return {"weight": "from a loss"}
     weight = weight_symbol(term)
     measure = f" of {term.measure.symbol}" if term.measure and term.measure != term.unit else ""
     anchor = "" if weight == "1" else term.anchor.symbol + measure
-    return {"anchor": anchor, "weight": weight, "value": term.value.symbol}
+    gate = term.gate.symbol if term.gate is not None else "1"
+    factors = [symbol for symbol in (term.value.symbol, gate) if symbol != "1"]
+    return {"anchor": anchor, "weight": weight, "value": " · ".join(factors) or "1"}
 
 
 def _style() -> str:

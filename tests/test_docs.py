@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-WITH_EXAMPLES = [ROOT / "README.md", DOCS / "guide.md"]
+WITH_EXAMPLES = [ROOT / "README.md", DOCS / "guide.md", DOCS / "invent.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -47,21 +48,44 @@ def file_name(block: str) -> str | None:
 # --- generated pages -------------------------------------------------------------------------------------------------
 
 
-def generated() -> dict[str, str]:
+@pytest.fixture(scope="module")
+def generate() -> Iterator[Any]:
+    """docs/generate.py as a module."""
     sys.path.insert(0, str(DOCS))
     try:
-        return importlib.import_module("generate").pages()
+        yield importlib.import_module("generate")
     finally:
         sys.path.remove(str(DOCS))
 
 
-def test_generated_pages_are_current():
+def test_generated_pages_are_current(generate: Any):
     stale = [
         name
-        for name, text in generated().items()
-        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != text
+        for name, write in generate.pages().items()
+        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != write()
     ]
     assert not stale, f"run `make docs` and commit {stale}"
+
+
+def test_the_proof_lists_every_algorithm_and_setting(generate: Any):
+    text = (DOCS / "proof.md").read_text(encoding="utf-8")
+    for name in names():
+        section = text.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+        rows = [line.split("|") for line in section.splitlines() if line.startswith("| ")][1:]
+        settings = [row for row in rows if row[1].strip()]
+        assert len(settings) == len(list(generate.proof.cases(name))), name
+        assert all(re.fullmatch(r" ≤ 1e-1[024] ", error) for row in settings for error in row[-3:-1]), name
+        assert re.search(r"^\d+ checks hold", section, re.MULTILINE), name
+
+
+def test_a_wrong_declaration_is_not_published(generate: Any, monkeypatch: pytest.MonkeyPatch):
+    (_, subject), *_ = generate.proof.cases("rloo")
+    wrong = replace(subject.algorithm, terms=(replace(subject.algorithm.terms[0], scale=1.001),))
+    monkeypatch.setattr(generate.proof, "cases", lambda name: iter([({}, replace(subject, algorithm=wrong))]))
+    with pytest.raises(AssertionError, match="gradient"):
+        list(generate.settings("rloo"))
+    with pytest.raises(AssertionError, match="gradient"):
+        generate.proof.conformance("rloo")
 
 
 def test_there_is_a_page_for_every_algorithm_and_no_other():
@@ -71,8 +95,9 @@ def test_there_is_a_page_for_every_algorithm_and_no_other():
         assert f"(docs/algorithms/{name}.md)" in readme, f"the README's table lacks {name}"
 
 
-def test_every_key_and_parameter_is_explained():
-    for name, text in generated().items():
+def test_every_key_and_parameter_is_explained(generate: Any):
+    for name in generate.pages():
+        text = (DOCS / name).read_text(encoding="utf-8")
         rows = [line for line in text.splitlines() if line.startswith(("| `", "| **`"))]
         assert not [row for row in rows if row.endswith("|  |")], f"{name} has a row without a meaning"
 
