@@ -23,6 +23,7 @@ from gro.assemble import (
     start_of,
 )
 from gro.config import Config
+from gro.contradictions import advice
 from gro.data.dataset import Dataset
 from gro.errors import GroError
 from gro.evaluation.heldout import check_kind
@@ -35,6 +36,7 @@ from gro.types import Completion, Group
 _OFFERS: dict[str, frozenset[str]] = {
     "preference": frozenset({"scored", "paired", "chosen"}),
     "unpaired_preference": frozenset({"scored"}),
+    "rewarded": frozenset({"scored", "paired", "chosen"}),
     "prompt_completion": frozenset({"targets"}),
     "language_modeling": frozenset({"targets"}),
     "prompt_only": frozenset(),
@@ -46,6 +48,7 @@ _IN_WORDS = {
     "targets": "demonstrations",
     "paired": "preference pairs",
     "chosen": "preference pairs",
+    "versus": "demonstrations beside the policy's own answers",
 }
 _TRIED = 4
 """Rows that rewards are tried on."""
@@ -81,7 +84,13 @@ def check_data(console: Console, config: Config, algorithm: Algorithm, data: Dat
     for name, dataset in data.named.items():
         if name.startswith("offline"):
             _check_type(name, dataset, algorithm)
+            if dataset.pending and not config.rewards:
+                raise GroError(
+                    f"{name}: {dataset.spec.paths[0]} has no column of rewards; `rewards` would judge its rows"
+                )
         _check_length(console, name, dataset, config, start)
+    for line in advice(config, algorithm):
+        say(console, f"note: {line}")
     if data.online is not None and data.online.kind == "language_modeling":
         raise GroError("online: whole texts (language_modeling) have no prompts to answer; give prompts, or messages")
     if data.held_out is not None:
@@ -106,13 +115,22 @@ def _check_type(name: str, dataset: Dataset, algorithm: Algorithm) -> None:
         fix = ""
         if kind == "preference" and "targets" in wanted:
             fix = f". {name}.kind: prompt_completion takes the chosen completions as demonstrations"
+        elif kind == "rewarded" and "targets" in wanted:
+            fix = f". {name}.kind: prompt_completion takes a column completion as demonstrations, whatever the reward"
         elif kind == "prompt_only" and "scored" in wanted:
             fix = ". Prompts that the policy is to answer belong under online"
         raise GroError(f"{where}, which are {gives}; {algorithm.name} learns from {learns}{fix}")
-    if kind == "unpaired_preference" and algorithm.credit.group_size > 1 and "targets" not in wanted:
+    needed = 2 if kind == "rewarded" and algorithm.pairs else algorithm.credit.group_size
+    if kind == "unpaired_preference" and needed > 1 and "targets" not in wanted:
         raise GroError(
-            f"{where}, with one completion for each prompt; {algorithm.name} compares at least "
-            f"{algorithm.credit.group_size} completions of a prompt"
+            f"{where}, with one completion for each prompt; {algorithm.name} compares at least {needed} completions of "
+            "a prompt"
+        )
+    fewest, row = dataset.fewest
+    if kind == "rewarded" and fewest < needed:
+        raise GroError(
+            f"{where}, of which row {row + 1} has {fewest}; {algorithm.name} compares at least {needed} completions of "
+            "a prompt"
         )
 
 
@@ -174,7 +192,8 @@ def try_rewards(console: Console, rewards: Rewards, key: str, data: Data) -> Non
 
     Raises GroError where they fail on more than the share of them that stops a run.
     """
-    dataset = data.held_out if key == "eval.rewards" or data.online is None else data.online
+    judged = data.online or next((d for d, _ in data.offline if d.pending), data.held_out)
+    dataset = data.held_out if key == "eval.rewards" else judged
     if dataset is None:
         return
     begun = time.perf_counter()

@@ -70,6 +70,11 @@ class Dataset(Sequence[Group]):
         return any(c.label is not None and math.isnan(c.label) for c in self._records[0].completions)
 
     @property
+    def fewest(self) -> tuple[int, int]:
+        """The fewest completions of a row, and the key of the first such row."""
+        return min((len(r.completions), r.key) for r in self._records)
+
+    @property
     def sha256(self) -> str:
         """Of all files together: a run that resumes with other data is refused by it."""
         return hashlib.sha256("".join(digest for _, digest in self.report.files).encode()).hexdigest()

@@ -24,7 +24,7 @@ class Replay:
     def __init__(self, part: Part, *, capacity: int, per_step: int | None = None, fresh: int, seed: int = 0) -> None:
         """`capacity`: groups kept.  `per_step`: groups learnt from; None: as many as are fresh.  `fresh`: groups a step
         adds, where this is not a part of a mixture."""
-        if min(capacity, fresh, per_step or 1) < 1:
+        if min(capacity, fresh, fresh if per_step is None else per_step) < 1:
             raise ValueError(f"capacity, per_step and fresh are at least 1, found {capacity}, {per_step} and {fresh}")
         self._part, self._per_step, self._fresh, self._seed = part, per_step, fresh, seed
         self._kept: deque[tuple[int, Group]] = deque(maxlen=capacity)

@@ -1,8 +1,8 @@
-"""Prompts that the policy answers and rewards score."""
+"""Completions and their rewards: prompts that the policy answers, and rows of files that rewards judge."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from gro.engines.base import Engine, Progress, Sampling
 from gro.objective.credit import EQUAL
 from gro.training.metrics import describe_rollouts
 from gro.training.settings import Resampling
-from gro.training.sources import Order, check_rows
+from gro.training.sources import Order, Part, check_rows
 from gro.types import Completion, Group, Prompt
 
 
@@ -123,6 +123,30 @@ class Online:
     def _rolled_out(self, prompts: list[Prompt], n: int, sampling: Sampling, step: int) -> list[Group]:
         answers = self._engine.generate(prompts, n, sampling, seed=self._seed, step=step, on_progress=self._on_progress)
         return [Group(prompt, completions) for prompt, completions in zip(prompts, answers, strict=True)]
+
+
+class Judged:
+    """A part whose completions have yet to be rewarded: each row is, once."""
+
+    def __init__(self, part: Part, rewards: Scorer) -> None:
+        self._part, self._rewards = part, rewards
+        self.observed: dict[str, float] = {}
+        self._known: dict[int, tuple[tuple[float | None, Mapping[str, float | None]], ...]] = {}
+
+    def draw(self, start: int, count: int, step: int) -> list[Group]:
+        """The groups numbered from `start`, with rewards."""
+        groups = self._part.draw(start, count, step)
+        fresh = {g.prompt.key: g for g in groups if g.prompt.key not in self._known}
+        for group in self._rewards.score(list(fresh.values()), step=step):
+            self._known[group.prompt.key] = tuple((c.reward, c.rewards) for c in group.completions)
+        return [self._rewarded(group) for group in groups]
+
+    def receive(self, policy: Any, step: int) -> None:
+        """Files do not change with the policy."""
+
+    def _rewarded(self, group: Group) -> Group:
+        pairs = zip(group.completions, self._known[group.prompt.key], strict=True)
+        return replace(group, completions=tuple(replace(c, reward=r, rewards=parts) for c, (r, parts) in pairs))
 
 
 def varies(group: Group, by: str | None = None) -> bool:

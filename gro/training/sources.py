@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,12 +45,11 @@ class Offline:
     >>> Offline(load_dataset(spec, tokenizer), per_step=8, seed=0)
     """
 
-    observed: ClassVar[Mapping[str, float]] = {}
-
     def __init__(self, rows: Sequence[Group], per_step: int, seed: int = 0) -> None:
         """`per_step`: groups a step takes, where this is not a part of a mixture."""
         check_rows(rows, per_step)
         self._rows, self._per_step, self._order = rows, per_step, Order(len(rows), seed)
+        self.observed: dict[str, float] = {}
 
     def take(self, step: int) -> list[Group]:
         """The groups of this step."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -12,66 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from scripted_rollouts import ScriptedEngine, keys, online, rows
 
-from gro.engines.base import Progress, Sampling
-from gro.training.rollouts import Online
 from gro.training.sources import Mixture, Offline, apportion, permutation
-from gro.types import Completion, Group, Prompt
-
-
-def rows(n: int, name: str = "") -> list[Group]:
-    return [Group(Prompt((1,), key=i, row={"from": name}), (Completion((2,), role="target"),)) for i in range(n)]
-
-
-def keys(groups: Sequence[Group]) -> list[int]:
-    return [g.prompt.key for g in groups]
-
-
-class ScriptedEngine:
-    """Answers with (sample index, step) as tokens and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[list[int], int, Sampling, int, int]] = []
-        self.versions: list[int] = []
-
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        n: int,
-        sampling: Sampling,
-        *,
-        seed: int,
-        step: int,
-        on_progress: Progress | None = None,
-    ) -> list[tuple[Completion, ...]]:
-        self.calls.append(([p.key for p in prompts], n, sampling, seed, step))
-        return [tuple(Completion((i, step), finish="stop") for i in range(n)) for _ in prompts]
-
-    def update(self, version: int) -> None:
-        self.versions.append(version)
-
-    def close(self) -> None: ...
-
-
-class Scores:
-    """A completion's reward is its first token, a greedy one's 10."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def score(self, groups: Sequence[Group], *, step: int = 0) -> list[Group]:
-        self.calls += 1
-        single = {id(g) for g in groups if len(g.completions) == 1}
-
-        def reward(group: Group, completion: Completion) -> float:
-            return 10.0 if id(group) in single else float(completion.ids[0])
-
-        return [replace(g, completions=tuple(replace(c, reward=reward(g, c)) for c in g.completions)) for g in groups]
-
-
-def online(n: int, engine: ScriptedEngine, scores: Scores | None = None, **kwargs: Any) -> Online:
-    settings: dict[str, Any] = {"prompts_per_step": 2, "group_size": 3, "seed": 5} | kwargs
-    return Online(rows(n, "online"), engine, scores or Scores(), Sampling(), **settings)
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
@@ -111,37 +52,6 @@ def test_permutations_look_random() -> None:
     # 1200 draws over 6 rows: 200 ± 13; ten standard deviations are a bug.
     assert all(70 < counts[i] < 330 for i in range(6))
     assert len({tuple(permutation(6, s, 0).tolist()) for s in range(200)}) > 150
-
-
-def test_rollouts_are_keyed_by_row_seed_and_step() -> None:
-    engine, scores = ScriptedEngine(), Scores()
-    source = online(10, engine, scores)
-    groups = source.take(3)
-    order = permutation(10, 5, 0).tolist()
-    assert engine.calls == [(order[6:8], 3, Sampling(), 5, 3)]
-    assert keys(groups) == order[6:8]
-    assert [[(c.ids, c.reward) for c in g.completions] for g in groups] == [[((i, 3), float(i)) for i in range(3)]] * 2
-    assert groups[0].greedy_reward is None
-    source.receive(None, 3)
-    assert engine.versions == [4]
-
-
-def test_the_same_prompt_twice_in_a_step_is_sampled_with_other_noise() -> None:
-    engine = ScriptedEngine()
-    online(3, engine, prompts_per_step=7).take(0)
-    asked = engine.calls[0][0]
-    assert len(set(asked)) == 7
-    assert sorted(Counter(k % (1 << 40) for k in asked).values()) == [2, 2, 3]
-    assert asked[:3] == permutation(3, 5, 0).tolist()
-
-
-def test_greedy_answers_are_scored_in_the_same_call() -> None:
-    engine, scores = ScriptedEngine(), Scores()
-    groups = online(10, engine, scores, greedy=True).take(0)
-    assert [g.greedy_reward for g in groups] == [10.0, 10.0]
-    assert [len(g.completions) for g in groups] == [3, 3]
-    assert [(n, s.greedy) for _, n, s, _, _ in engine.calls] == [(3, False), (1, True)]
-    assert scores.calls == 1
 
 
 @hypothesis_settings(max_examples=200, deadline=None)
