@@ -32,7 +32,8 @@ MOST_ANSWER = 64 << 20
 """Bytes of one answer."""
 
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from gro.rewards.worker import main; main(int(sys.argv[1]))"
-_MARK = "GRO_REWARD_WORKER"
+MARK = "GRO_REWARD_WORKER"
+"""The environment variable that a reward process and all that it starts are known by."""
 _HARMLESS = ("PATH", "LANG", "LC_", "LD_", "PYTHON")
 """Beginnings of the environment variables that our own rewards see: it may hold keys, and they need none."""
 
@@ -63,7 +64,7 @@ class WorkerProcess:
                 stderr=printer,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the trainer; and the session can be killed as a whole
-                env=environment | {_MARK: self._mark},
+                env=environment | {MARK: self._mark},
             )
         os.close(printer)
         self.post(pickle.dumps(setup), patience=10.0)
@@ -175,7 +176,7 @@ def _ending(status: int | None) -> str:
 
 def _kill_marked(mark: str) -> None:
     """Kill what left the session: it still carries the environment that it was born with."""
-    needle = f"{_MARK}={mark}".encode()
+    needle = f"{MARK}={mark}".encode()
     for _ in range(10):  # one that forks while we look is found on the next pass
         found = False
         for folder in Path("/proc").glob("[0-9]*"):

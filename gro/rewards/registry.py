@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 NAMED: dict[str, str] = {
+    "code": "gro.rewards.code:code",
     "exact_match": "gro.rewards.rules:exact_match",
     "maths": "gro.rewards.maths:maths",
 }

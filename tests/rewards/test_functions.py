@@ -173,7 +173,7 @@ def test_every_named_reward_is_documented() -> None:
     ("place", "message"),
     [
         ("exactmatch", "reward 'exactmatch' is not known; did you mean 'exact_match'?"),
-        ("zzz", "Give one of 'exact_match', 'maths', path/to/file.py:function"),
+        ("zzz", "'maths', path/to/file.py:function, package.module:function or http://host/path"),
         ("{folder}/mien.py:length", "mien.py does not exist; did you mean 'mine.py'?"),
         ("{folder}/none/mine.py:length", "none/mine.py does not exist"),
         ("{folder}/mine.py:lenght", "'lenght' does not exist in {folder}/mine.py; did you mean 'length'?"),
