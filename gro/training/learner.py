@@ -60,11 +60,6 @@ class Seen:
     fit: Fit | None = None
     """What a critic on the policy's own trunk was pushed by in the same passes."""
 
-    def update(self, algorithm: Algorithm, metrics: dict[str, float]) -> Update:
-        """The update, where the weights moved as these metrics tell."""
-        everything = self.observed(algorithm) | metrics
-        return Update(everything, self.groups, self.batch, self.logp_BT, self.entropy_BT, self.c_BT)
-
     def observed(self, algorithm: Algorithm, processes: Processes = ALONE) -> dict[str, float]:
         """The loss and what else shows, of the rows of all processes."""
         together = processes.gather(self.batch, self.logp_BT, self.c_BT)

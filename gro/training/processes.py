@@ -66,6 +66,12 @@ class Processes:
         dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
         return int(smallest)
 
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The tensor summed over processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Adds up every parameter's gradient, in place; one that no process has stays None."""
         if self.size == 1:
