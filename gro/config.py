@@ -119,6 +119,8 @@ def _written_out(raw: Mapping[str, Any]) -> dict[str, Any]:
         full["model"] = {"path": model}
     if isinstance(algorithm, str):
         full["algorithm"] = {"name": algorithm}
+    if isinstance(algorithm, Mapping) and "file" in algorithm and "name" not in algorithm:
+        full["algorithm"] = {"name" if key == "file" else key: value for key, value in algorithm.items()}
     if isinstance(rewards, str | Mapping):
         full["rewards"] = [rewards]
     return full
@@ -239,7 +241,9 @@ def _algorithm_problems(spec: Any) -> list[str]:
     if not isinstance(spec, Mapping):
         return []  # reported as missing, or as not keys and values
     if not isinstance(spec.get("name"), str):
-        return ["algorithm: give its name, or {name: ..., and parameters}"]
+        return ["algorithm: give its name, or {name: ..., and parameters}, or {file: mine.py:my_objective, ...}"]
+    if "file" in spec:
+        return ["algorithm: give its name or its file, not both"]
     name, parameters = spec["name"], {key: value for key, value in spec.items() if key != "name"}
     known = signatures.algorithms()
     signature: Signature | None
@@ -251,9 +255,11 @@ def _algorithm_problems(spec: Any) -> list[str]:
             signature = signatures.in_file(Path(file), function)
         except GroError as error:
             return [f"algorithm: {error}"]
+    elif name.endswith(".py"):
+        return [f"algorithm: {name!r} is a file; name the function in it too: {name}:my_objective"]
     else:
         return [f"algorithm: unknown algorithm {name!r}{nearest(name.lower(), known)}; `gro algorithms` lists all"]
-    return signature.problems("algorithm", name, parameters) if signature else []
+    return signatures.with_everywhere(signature).problems("algorithm", name, parameters) if signature else []
 
 
 def _reward_problems(full: Mapping[str, Any]) -> list[str]:

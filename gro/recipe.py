@@ -108,6 +108,17 @@ class EvaluationSettings:
     """None: the recipe's rewards."""
     max_new_tokens: Count | None = None
     """None: the recipe's."""
+    samples: Count | None = None
+    """Also so many samples per prompt, drawn as in training: pass@k, accuracy, KL to the reference, diversity."""
+    k: tuple[Count, ...] | None = None
+    """Of pass@k; None: powers of two up to samples."""
+    correct_from: float | None = None
+    """An answer with at least this reward is correct; None: 1 where every reward is 0 or 1."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where pass@k would need more samples than there are."""
+        if self.k is not None and max(self.k, default=0) > (self.samples or 0):
+            raise ValueError(f"pass@{max(self.k)} takes at least {max(self.k)} samples; samples is {self.samples}")
 
 
 class Config(BaseModel):
@@ -120,7 +131,7 @@ class Config(BaseModel):
     model: ModelSettings
     """A path alone, or {path: ...} or {create: ...} with further settings."""
     algorithm: dict[str, Any]
-    """name (or path/to/file.py:function) and parameters; `gro algorithms NAME` lists them."""
+    """name (or file: path/to/file.py:function) and parameters; `gro algorithms NAME` lists them."""
     training: Portions
     """Steps, updates and micro-batches."""
     optimizer: Optimization = Optimization()

@@ -63,6 +63,18 @@ class Signature:
         return lines + [f"{place}.{key}: missing; {owner} has no default for it" for key in missing]
 
 
+EVERYWHERE: Mapping[str, Parameter] = {"ptx": Parameter(schema.NotNegative, 0.0)}
+"""What every algorithm takes beside its own parameters; `gro.algorithms.registry.build` says what it does."""
+
+
+def with_everywhere(signature: Signature) -> Signature:
+    """An algorithm's signature with what every algorithm takes."""
+    return Signature(
+        {**signature.parameters, **{k: p for k, p in EVERYWHERE.items() if k not in signature.parameters}},
+        signature.open,
+    )
+
+
 def of(function: Callable[..., Any]) -> Signature:
     """The signature of an imported function."""
     hints = get_type_hints(function, include_extras=True)
@@ -115,6 +127,12 @@ def mismatch(hint: Any, value: Any) -> str | None:
         if (expected := mismatch(base, value)) is not None:
             return f"{expected} {_range(limits)}".rstrip()
         return None if _fits(hint, value) else f"{mismatch(base, object())} {_range(limits)}"
+    if get_origin(hint) is Sequence:
+        (member,) = get_args(hint)
+        fits = isinstance(value, list | tuple) and all(mismatch(member, item) is None for item in value)
+        return None if fits else f"list of {mismatch(member, object())}s"
+    if get_origin(hint) is Mapping:
+        return None if isinstance(value, Mapping) else "keys and values"
     if get_origin(hint) is Literal:
         *most, last = map(repr, get_args(hint))
         same = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
@@ -207,7 +225,10 @@ def _signature(function: ast.FunctionDef | ast.AsyncFunctionDef, tree: ast.Modul
 _KNOWN: dict[str, Any] = {
     **{t.__name__: t for t in (bool, int, float, str)},
     **{name: value for name, value in vars(schema).items() if not name.startswith("_")},
+    "Any": Any,
     "Literal": Literal,
+    "Mapping": Mapping,
+    "Sequence": Sequence,
     "Annotated": Annotated,
     "Field": Field,
 }

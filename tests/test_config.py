@@ -123,6 +123,8 @@ def test_short_forms_are_written_out() -> None:
     config = check_config(MIXED, "r.yaml")
     assert config.model.path == "some/model"
     assert config.algorithm == {"name": "gro"}
+    by_file = check_config(OFFLINE | {"algorithm": {"file": "algo.py:shy", "beta": 0.2}}, "r")
+    assert by_file.algorithm == {"name": "algo.py:shy", "beta": 0.2}
     assert [(w.data.path, w.weight) for w in config.offline] == [("b.jsonl", 1.0)]
     assert check_config(MIXED | {"rewards": "maths"}, "r").rewards == ("maths",)
     assert check_config(MIXED | {"rewards": {"reward": "maths", "weight": 2}}, "r").rewards == (
@@ -212,7 +214,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (ONLINE, {"algorithm": {"beta": 1}}, "algorithm: give its name"),
     (ONLINE, {"algorithm.betta": 1}, "algorithm.betta: grpo has no such parameter, did you mean 'beta'?"),
     (ONLINE, {"algorithm.beta": "x"}, "algorithm.beta: 'x' is no finite number ≥ 0 (default 0.04)"),
-    (ONLINE, {"algorithm.clip": -1}, "algorithm.clip: -1 is no finite number ≥ 0 (default 0.2)"),
+    (ONLINE, {"algorithm.clip": -1}, "algorithm.clip: -1 is no finite number ≥ 0 and ≤ 1 (default 0.2)"),
     (ONLINE, {"algorithm.clip_high": "x"}, "algorithm.clip_high: 'x' is no finite number ≥ 0 or null"),
     (
         OFFLINE,
@@ -220,6 +222,13 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         "label_smoothing: 0.5 is no finite number ≥ 0 and",
     ),
     (ONLINE, {"algorithm.kl": "k4"}, "algorithm.kl: 'k4' is no 'k3', 'k2' or 'rk3'"),
+    (OFFLINE, {"algorithm": {"file": "algo.py:sly"}}, "'algo.py' defines no function 'sly', did you mean 'shy'?"),
+    (OFFLINE, {"algorithm": {"file": "algo.py"}}, "algorithm: 'algo.py' is a file; name the function in it too"),
+    (OFFLINE, {"algorithm": {"file": 3}}, "algorithm: give its name"),
+    (OFFLINE, {"algorithm": {"name": "dpo", "file": "algo.py:shy"}}, "algorithm: give its name or its file, not both"),
+    (OFFLINE, {"algorithm": {"file": "algo.py:shy", "betta": 1}}, "algorithm.betta: algo.py:shy has no such parameter"),
+    (ONLINE, {"algorithm.ptx": -1}, "algorithm.ptx: -1 is no finite number ≥ 0 (default 0.0)"),
+    (OFFLINE, {"algorithm": {"name": "sft", "ptx": 1.0}}, "algorithm sft: ptx adds the likelihood of demonstrations"),
     (OFFLINE, {"algorithm": "algo.py:sly"}, "'algo.py' defines no function 'sly', did you mean 'shy'?"),
     (OFFLINE, {"algorithm": "alg.py:shy"}, "no file 'alg.py', did you mean 'algo.py'?"),
     (OFFLINE, {"algorithm": "broken.py:f"}, "'broken.py' is not valid Python, line 1"),
@@ -501,7 +510,7 @@ def test_a_wrong_recipe_at_the_keyboard(command: str, tmp_path: Path) -> None:
     assert head == "error: bad.yaml: 3 problems"
     assert sorted(lines) == [
         "  algorithm.betta: grpo has no such parameter, did you mean 'beta'?; it has "
-        "clip, clip_high, beta, kl, ddof, eps",
+        "clip, clip_high, beta, kl, ddof, eps, ptx",
         "  group_size: found 0; expected at least 1",
         "  trainin: unknown key, did you mean 'training'?",
     ]

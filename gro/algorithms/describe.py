@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -115,6 +115,10 @@ def type_in_words(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         *most, last = map(str, get_args(annotation))
         return f"{', '.join(most)} or {last}" if most else last
+    if get_origin(annotation) is Sequence:
+        return f"list of {type_in_words(get_args(annotation)[0])}s"
+    if get_origin(annotation) is Mapping:
+        return "keys and values"
     known = {bool: "true or false", int: "whole number", float: "number", str: "text", NoneType: "null"}
     return known.get(annotation, getattr(annotation, "__name__", str(annotation)))
 

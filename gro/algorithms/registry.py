@@ -6,12 +6,15 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gro import signatures
 from gro.errors import GroError, nearest
-from gro.objective import Algorithm
+from gro.objective import Algorithm, Term
+from gro.objective.shares import token_mean
+from gro.objective.values import one
 
 Declaration = Callable[..., Algorithm]
 
@@ -48,20 +51,39 @@ def parameters(declare: Declaration) -> dict[str, inspect.Parameter]:
 
 
 def build(name: str, **params: Any) -> Algorithm:
-    """The algorithm of this name with these parameters; GroError for an unknown name, parameter or a bad value."""
+    """The algorithm of this name with these parameters; GroError for an unknown name, parameter or a bad value.
+
+    Beside an algorithm's own parameters, every algorithm that does not learn from demonstrations by itself takes `ptx`:
+    the factor on their mean log-likelihood, which then joins its terms (Ouyang et al. 2022, eq. 2).
+    """
     declare = declaration(name)
     problems = check_parameters(name, declare, params)
     if problems:
         raise GroError("\n".join(problems))
+    ptx = 0.0 if "ptx" in parameters(declare) else params.pop("ptx", 0.0)
     try:
-        return declare(**params)
-    except (ValueError, TypeError) as error:
+        return with_demonstrations(declare(**params), ptx)
+    except (ValueError, TypeError, GroError) as error:
         raise GroError(f"algorithm {name}: {error}") from error
+
+
+def with_demonstrations(algorithm: Algorithm, ptx: float) -> Algorithm:
+    """The algorithm with + ptx · the mean log-likelihood of the demonstrations' tokens."""
+    if not ptx:
+        return algorithm
+    if imitates(algorithm):
+        raise ValueError("ptx adds the likelihood of demonstrations, from which this algorithm learns already")
+    return replace(algorithm, terms=(*algorithm.terms, Term(value=one, share=token_mean, rows="targets", scale=ptx)))
+
+
+def imitates(algorithm: Algorithm) -> bool:
+    """Whether it learns from demonstrations by itself."""
+    return bool(algorithm.roles & {"targets", "versus"})
 
 
 def check_parameters(name: str, declare: Declaration, params: Mapping[str, Any]) -> list[str]:
     """One line per unknown parameter or value of a wrong type or out of its range."""
-    return signatures.of(declare).problems("algorithm", name, params)
+    return signatures.with_everywhere(signatures.of(declare)).problems("algorithm", name, params)
 
 
 def _from_file(spec: str) -> Declaration:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from algorithms import updates
 from algorithms.table import ROWS
 from gro.algorithms import build, declaration, names, parameters
 from gro.errors import GroError
+from gro.objective import coefficients
 
 SETTINGS = [(row.name, dict(variant.params)) for row in ROWS for variant in row.variants]
 
@@ -37,7 +41,7 @@ def test_a_signature_is_the_configuration_schema(name: str):
 def test_an_unknown_parameter_names_the_nearest(name: str):
     known = list(parameters(declaration(name)))
     if not known:
-        with pytest.raises(GroError, match=rf"algorithm.bta: {name} has no such parameter; it has none"):
+        with pytest.raises(GroError, match=rf"algorithm.bta: {name} has no such parameter; it has ptx"):
             build(name, bta=1.0)
     for key in known:
         with pytest.raises(GroError, match=rf"algorithm.{key}x: .*, did you mean '{key}'\?; it has .*{key}"):
@@ -73,6 +77,42 @@ def test_all_mistakes_are_told_at_once():
         ("gro", {"kappa": -1.0}, "algorithm.kappa: -1.0 is no finite number ≥ 0 (default 10.0)"),
         ("grpo", {"clip": -0.1}, "algorithm.clip: -0.1 is no finite number ≥ 0 and ≤ 1 (default 0.2)"),
         ("grpo", {"ddof": -1}, "algorithm.ddof: -1 is no whole number ≥ 0 and ≤ 1 (default 0)"),
+        ("grpo_trl", {"epsilon": -0.1}, "algorithm.epsilon: -0.1 is no finite number ≥ 0 and ≤ 1"),
+        ("grpo", {"ddof": 2}, "algorithm.ddof: 2 is no whole number ≥ 0 and ≤ 1"),
+        ("grpo", {"eps": -1e-6}, "algorithm.eps: -1e-06 is no finite number ≥ 0"),
+        ("dapo", {"tokens": "all"}, "algorithm.tokens: 'all' is no 'group' or 'batch'"),
+        ("dr_grpo", {"length": 0}, "algorithm.length: 0 is no whole number ≥ 1 or null"),
+        ("cispo", {"cap": 0}, "algorithm.cap: 0 is no finite number > 0"),
+        ("ppo", {"lam": 1.1}, "algorithm.lam: 1.1 is no finite number ≥ 0 and ≤ 1"),
+        ("ppo", {"value_clip": 0}, "algorithm.value_clip: 0 is no finite number > 0 or null"),
+        ("ppo", {"kl": 0.0, "kl_target": 6.0}, "algorithm ppo: kl is 0.0; it must be above 0"),
+        ("ppo_penalty", {"target": 0}, "algorithm.target: 0 is no finite number > 0"),
+        ("trpo", {"delta": 0}, "algorithm.delta: 0 is no finite number > 0"),
+        ("awr", {"beta": 0.0}, "algorithm.beta: 0.0 is no finite number > 0"),
+        ("marwil", {"rate": 0}, "algorithm.rate: 0 is no finite number > 0 and ≤ 1"),
+        ("a_lol", {"variant": "k1"}, "algorithm.variant: 'k1' is no 'sequence', 'token', 'ref_free' or 'kl'"),
+        ("rest", {"thresholds": 0.5}, "algorithm.thresholds: 0.5 is no list of finite numbers"),
+        ("rest", {"thresholds": [0.5, "x"]}, "algorithm.thresholds: [0.5, 'x'] is no list of finite numbers"),
+        ("rest", {"thresholds": [0.7, 0.5]}, "algorithm rest: thresholds must rise, at least one; found [0.7, 0.5]"),
+        ("rest", {"thresholds": []}, "algorithm rest: thresholds must rise, at least one; found []"),
+        ("rest", {"inner_parameters": 3}, "algorithm.inner_parameters: 3 is no keys and values"),
+        ("rest", {"inner": "dpo"}, "algorithm rest: inner is dpo, which learns from pairs; a filter would leave"),
+        ("rest", {"inner": "rest"}, "algorithm rest: inner is rest, which has a term that cannot be filtered: Term("),
+        ("rest", {"inner": "grpoo"}, "algorithm rest: unknown algorithm 'grpoo', did you mean 'grpo'?"),
+        (
+            "rest",
+            {"inner": "ppo", "inner_parameters": {"entropy": 0.1}},
+            "algorithm rest: inner is ppo, which has a term that cannot be filtered: EntropyBonus(",
+        ),
+        (
+            "grpo_trl",
+            {"sequence_level": True},
+            "algorithm grpo_trl: sequence_level goes with loss_type grpo and beta 0; found dapo and 0",
+        ),
+        ("dpo", {"ptx": -1.0}, "algorithm.ptx: -1.0 is no finite number ≥ 0 (default 0.0)"),
+        ("sft", {"ptx": 1.0}, "algorithm sft: ptx adds the likelihood of demonstrations, from which this algorithm"),
+        ("gro", {"ptx": 1.0}, "algorithm gro: ptx adds the likelihood of demonstrations, from which this algorithm"),
+        ("hpt", {"ptx": 1.0}, "algorithm hpt: ptx adds the likelihood of demonstrations, from which this algorithm"),
     ],
     ids=str,
 )
@@ -86,6 +126,17 @@ def test_a_wrong_value_is_named(name: str, params: dict, message: str):
 def test_an_unknown_algorithm_names_the_nearest(wrong: str, right: str):
     with pytest.raises(GroError, match=rf"unknown algorithm '{wrong}', did you mean '{right}'\?"):
         build(wrong)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dpo", "ppo", "a_lol", "rft"])
+def test_demonstrations_join_any_algorithm(name: str):
+    alone, joined = build(name), build(name, ptx=0.5)
+    assert build(name, ptx=0.0) == alone
+    assert "targets" in joined.roles - alone.roles
+    logp_BT, batch = updates.groups()
+    batch = replace(batch, advantage_BX=alone.credit(batch, {})[0])
+    more_BT = coefficients(logp_BT, batch, joined) - coefficients(logp_BT, batch, alone)
+    torch.testing.assert_close(more_BT, 0.5 * coefficients(logp_BT, batch, build("sft")), rtol=0, atol=1e-12)
 
 
 USER_FILE = '''
@@ -103,6 +154,7 @@ def test_a_users_own_file(tmp_path: Path):
     path = tmp_path / "mine.py"
     path.write_text(USER_FILE)
     assert build(f"{path}:shy", beta=0.2) == build("dpo", beta=0.1)
+    assert build(f"{path}:shy", beta=0.2, ptx=3.0) == build("dpo", beta=0.1, ptx=3.0)
     with pytest.raises(GroError, match="did you mean 'beta'"):
         build(f"{path}:shy", betta=0.2)
     with pytest.raises(GroError, match=r"defines no function 'shi', did you mean 'shy'\?"):
