@@ -200,7 +200,8 @@ def learner_of(
 ) -> Learner:
     """What improves the policy, over so many updates; and a critic on the same trunk."""
     if algorithm.step is not None:
-        return TrustRegionLearner(policy, algorithm, tokens_per_micro=config.training.tokens_per_micro)
+        tokens = config.training.tokens_per_micro
+        return TrustRegionLearner(policy, algorithm, tokens_per_micro=tokens, processes=processes)
     return PolicyLearner(
         policy,
         algorithm,

@@ -13,7 +13,7 @@ from gro.objective.shares import per_sequence, token_mean
 from gro.objective.units import token, total
 from gro.objective.values import above, one, relu
 from gro.objective.weights import Ratio, SampledEntropy, Stay, TruncatedRatio
-from gro.schema import Clip, Count, Index, NotNegative, Positive, Share
+from gro.schema import Clip, Count, NotNegative, Positive, Share
 
 Estimate = Literal["exact", "sampled"]
 
@@ -125,7 +125,7 @@ def trpo(
     damping: NotNegative = 0.1,
     cg_steps: Count = 10,
     backtrack: Share = 0.8,
-    backtracks: Index = 10,
+    backtracks: Count = 10,
     baseline: Literal["critic", "group"] = "critic",
     gamma: Share = 1.0,
     lam: Share = 0.95,
@@ -134,10 +134,12 @@ def trpo(
 ) -> Algorithm:
     """Trust region policy optimization: the best step among those whose mean KL(old‖θ) is at most delta.
 
-    delta: nats per token that a step may cost.
+    delta: nats per token that a step may cost.  It alone sets the step's length: the policy reads none of the
+        optimizer's settings.
     damping: added to the Fisher matrix, times the identity.
     cg_steps: of conjugate gradient, for the direction.
-    backtrack, backtracks: a step that does not improve, or costs too much, is shortened by this factor, so many times.
+    backtrack, backtracks: a step that does not improve, or costs too much, is shortened by this factor; so many
+        lengths are tried, and then none is taken.
     baseline: critic (generalised advantage estimation) or group (the mean reward of the prompt's completions).
     gamma, lam: of generalised advantage estimation.
     value_coefficient, value_clip: of the critic's loss, as in ppo.

@@ -29,8 +29,8 @@ class TrustRegion:
     """TRPO's step in place of an optimizer's (Schulman et al. 2015, appendix C).
 
     Direction x from `cg_steps` of conjugate gradient on (F + damping·I)x = g, F the exact Fisher matrix; length
-    √(2δ/xᵀFx), shortened by `backtrack` up to `backtracks` times until the loss improves and the mean KL(old‖θ) is at
-    most δ; otherwise no step.
+    √(2δ/xᵀFx) times the first of 1, b, b², … (`backtracks` of them, b = `backtrack`) at which the loss improves and
+    the mean KL(old‖θ) is at most δ; no step where there is none.
     """
 
     delta: float = 0.01

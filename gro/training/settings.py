@@ -16,7 +16,10 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class Optimization:
-    """How weights move (AdamW).  None of it changes *what* is optimised."""
+    """How weights move (AdamW).  None of it changes *what* is optimised.
+
+    An algorithm with a trust region sets the policy's steps itself and reads nothing of this; its critic does.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = CHECKED
 
