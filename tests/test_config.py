@@ -18,7 +18,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gro.assemble import build_algorithm
 from gro.config import Config, ConfigError, check_config, load_config
+from gro.contradictions import advice
 from gro.errors import GroError
 from gro.recipe import all_keys
 from gro.runs.plain import load_yaml
@@ -39,6 +41,15 @@ def _somewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     )
     (folder / "algo.py").write_text(
         "import torch\nfrom gro.algorithms import build\n"
+        "from gro.objective import Algorithm, Term\n"
+        "from gro.objective.credit import Labels, Versus\n"
+        "from gro.objective.shares import per_pair\n"
+        "from gro.objective.units import total\n"
+        "def versus():\n"
+        "    term = Term(unit=total, share=per_pair, rows='versus')\n"
+        "    return Algorithm('versus', Versus(), (term,))\n"
+        "def both():\n"
+        "    return Algorithm('both', Labels(), (Term(share=per_pair, rows='paired'), Term()))\n"
         "def shy(beta: float = 0.5):\n    return build('dpo', beta=beta / 2)\n"
         "needy = lambda: shy()\n"
         "def near(delta: float = 0.01):\n"
@@ -140,6 +151,40 @@ def test_numbers_with_exponents_are_numbers(tmp_path: Path) -> None:
     recipe.write_text(yaml.safe_dump(OFFLINE) + "optimizer: {learning_rate: 3e-4, eps: 1E-9}\n")
     assert load_config(recipe).optimizer.learning_rate == 3e-4
     assert load_config(recipe).optimizer.eps == 1e-9
+
+
+ALSO_RIGHT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "pairs from many answers": (ONLINE, {"algorithm": "dpo", "resample": {"by": "exact_match"}}),
+    "demonstrations beside answers": (ONLINE, {"algorithm": "hpt", "online.kind": "prompt_completion"}),
+    "no rewards": (ONLINE, {"algorithm": "algo.py:versus", "group_size": 1, "rewards": ...}),
+    "thresholds that rise": (ONLINE, {"algorithm": {"name": "rest", "thresholds": [0, 0.5]}, "training.epochs": 3}),
+    "an exponential value replayed": (
+        ONLINE, {"algorithm": {"name": "awr", "baseline": "group"}, "replay": {"capacity": 4, "per_step": 4}},
+    ),
+    "resampling beside a KL term": (ONLINE, {"resample": {"rounds": 2}}),
+    "a reference that follows": (OFFLINE, {"algorithm": "dpo", "training.refresh_reference": 5}),
+    "rows to be judged": (OFFLINE, {"algorithm": "dpo", "offline.kind": "rewarded", "rewards": ["exact_match"]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "changes"), ALSO_RIGHT.values(), ids=ALSO_RIGHT)
+def test_what_goes_together(recipe: dict[str, Any], changes: dict[str, Any]) -> None:
+    check_config(changed(recipe, changes), "r.yaml")
+
+
+def test_what_was_hardly_meant_is_pointed_out() -> None:
+    def notes(**changes: Any) -> list[str]:
+        config = check_config(changed(ONLINE, {k.replace("__", "."): v for k, v in changes.items()}), "r.yaml")
+        return list(advice(config, build_algorithm(config)))
+
+    assert notes() == []
+    (two,) = notes(group_size=2)
+    assert two.startswith("group_size: of 2 rewards that differ, the z-scores are the same two numbers")
+    assert notes(group_size=2, algorithm="dr_grpo") == []
+    ppo = {"name": "ppo", "max_kl": 0.02}
+    assert notes(algorithm=ppo, training__epochs=2) == []
+    (early,) = notes(algorithm=ppo)
+    assert "above a KL of 0.02, but training.epochs × training.minibatches is one update" in early
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------
@@ -270,7 +315,61 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (OFFLINE, {"rewards": ["maths"]}, "rewards: given, but there are neither online prompts nor an eval section"),
     (ONLINE, {"algorithm": "sft"}, "offline: none given, but sft learns from demonstrations only"),
     (MIXED, {"algorithm": "sft"}, "online: given, but sft learns from demonstrations only"),
-    (ONLINE, {"algorithm": "dpo"}, "group_size: 8, but dpo learns from pairs of completions: 2"),
+    (ONLINE, {"algorithm": "dpo", "group_size": 1}, "group_size: 1, but dpo learns from the best and the worst of a"),
+    (ONLINE, {"algorithm": "algo.py:both"}, "group_size: 8, but both learns from samples both alone and in pairs: 2"),
+    (
+        ONLINE,
+        {"algorithm": "algo.py:versus", "rewards": ...},
+        "group_size: 8, but versus compares a demonstration with one answer to its prompt: 1",
+    ),
+    (
+        ONLINE,
+        {"algorithm": "algo.py:versus", "group_size": 1},
+        "rewards: given, but versus reads none, and there is no eval section with answers to reward",
+    ),
+    (
+        ONLINE,
+        {"algorithm": "hpt", "online.kind": "prompt_only"},
+        "online.kind: prompt_only, but hpt needs a demonstration with every prompt: prompt_completion",
+    ),
+    (
+        OFFLINE,
+        {"algorithm": "hpt"},
+        "online: none given, but hpt compares demonstrations with the policy's own answers",
+    ),
+    (
+        ONLINE,
+        {"algorithm": "rest", "training.epochs": 2},
+        "training.epochs: 2, but rest has 3 thresholds (0.5, 0.7, 0.9), one for each pass: the later ones would never",
+    ),
+    (
+        ONLINE,
+        {"training.refresh_reference": 10, "algorithm.beta": 0},
+        "training.refresh_reference: 10, but grpo as given does not read the reference",
+    ),
+    (ONLINE, {"resample": {"round": 3}}, "resample.round: unknown key, did you mean 'rounds'?"),
+    (OFFLINE, {"resample": {}}, "resample: given, but there are no online prompts"),
+    (OFFLINE, {"replay": {"capacity": 9}}, "replay: given, but there are no online prompts"),
+    (
+        ONLINE,
+        {"resample": {}, "algorithm": {"name": "awr", "baseline": "group"}},
+        "resample: given, but awr has the value exp(A/β), which is 1 where all rewards are equal",
+    ),
+    (
+        ONLINE,
+        {"resample": {}, "algorithm": "reinforce"},
+        "resample: given, but the credit of reinforce, R − mean of earlier steps, does not compare a prompt's answers",
+    ),
+    (ONLINE, {"resample": {}, "algorithm": "best_of_n"}, "resample: given, but the credit of best_of_n, R, does not"),
+    (ONLINE, {"resample": {}, "algorithm": "hpt"}, "resample: given, but hpt learns from the demonstration where all"),
+    (ONLINE, {"replay": {"capacity": 3}}, "replay.capacity: 3, but every step adds 4 groups (prompts_per_step)"),
+    (ONLINE, {"replay": {"capacity": 9, "per_step": 10}}, "replay.per_step: 10, but only 9 groups are kept"),
+    (ONLINE, {"replay": {}}, "replay.capacity: missing; it has no default"),
+    (
+        ONLINE,
+        {"replay": {"capacity": 9}, "algorithm": {"name": "reinforce", "kl": 0.0}},
+        "replay: given, but reinforce as given has no ratio to an old policy and is right only for answers of the",
+    ),
     (ONLINE, {"training.eval_every": 5}, "training.eval_every: 5, but there is no eval section"),
     (ONLINE, {"model": {"dtype": "float32"}}, "model: give either path or create"),
     (OFFLINE, {"model.path": "m"}, "model: give either path or create, not both"),
