@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,6 @@ from rich.console import Console
 from gro.algorithms.describe import formula
 from gro.assemble import (
     MODEL,
-    START,
     Data,
     build_algorithm,
     learning_of,
@@ -28,27 +26,18 @@ from gro.assemble import (
 )
 from gro.config import Config
 from gro.engines.local import LocalEngine
-from gro.errors import GroError
 from gro.jobs.evaluate import Sample, held_out_of, samples_of
-from gro.policy.policy import Policy
+from gro.jobs.running import LOGGING, begin, check_room, note_data, shown, tell_results
 from gro.preflight import check_data, held_out_rows, say, try_rewards
 from gro.rewards import Rewards
 from gro.runs import files
-from gro.runs.plain import size_text
 from gro.runs.progress import progress
-from gro.runs.report import write_report
-from gro.runs.store import CHECKPOINTS, REJECTED, Run
+from gro.runs.store import Run
 from gro.runs.terminal import console as patient_console
 from gro.training.loop import train
 from gro.training.prepare import Reference
 from gro.training.processes import Processes
 from gro.training.recording import Recorder
-
-_REST = 64 * 2**20
-"""Bytes for metrics, rollouts and the report."""
-
-LOGGING = ("run", "training.save_every", "training.record_groups", "training.kl_every", "slots", "eval")
-"""Keys that do not change results, and may differ when a run is continued."""
 
 
 def run_training(config: Config, *, console: Console | None = None) -> Path:
@@ -58,26 +47,20 @@ def run_training(config: Config, *, console: Console | None = None) -> Path:
         try:
             _train(config, run, console)
         except KeyboardInterrupt:
-            say(console, f"interrupted: {_shown(run.path)} is not finished; the same command begins it anew")
+            say(console, f"interrupted: {shown(run.path)} is not finished; the same command begins it anew")
             raise
-    report = write_report(run.path)
-    say(console, f"model:  {_shown(run.path / MODEL)}", f"report: {_shown(report)}")
-    if (rejected := run.path / REJECTED).exists():
-        rows = rejected.read_bytes().count(b"\n")
-        say(console, f"{rows} rows were left out of the data: {_shown(rejected)}")
+    tell_results(run, console)
     return run.path
 
 
 def _train(config: Config, run: Run, console: Console) -> None:
     algorithm = build_algorithm(config)
     say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
-    _begin(run, console)
+    begin(run, console)
     start = start_of(config, run.path)
     assert start.path is not None
     data = load_data(config, start, run)
-    for name, dataset in data.named.items():
-        hashes = {"sha256": dataset.sha256, "template_sha256": dataset.template_sha256}
-        run.event("info", f"{name}: {len(dataset)} rows of {', '.join(dataset.spec.paths)}", None, **hashes)
+    note_data(run, data)
     sampling = sampling_of(config, start.tokenizer, data.ends)
     check_data(console, config, algorithm, data, start)
     with ExitStack() as stack:
@@ -89,7 +72,7 @@ def _train(config: Config, run: Run, console: Console) -> None:
         rows = held_out_rows(console, config, data)
         show = stack.enter_context(progress(config.training.steps, algorithm.name))
         policy = load_policy(config, start.path)
-        _check_room(config, run.path, policy)
+        check_room(config, run.path, policy)
         processes = Processes.current()
         learning = learning_of(config, policy, algorithm, processes)
         snapshot = Reference(policy.snapshot()) if needs_start(config, algorithm, data) else None
@@ -127,29 +110,6 @@ def _train(config: Config, run: Run, console: Console) -> None:
     )
 
 
-def _begin(run: Run, console: Console) -> None:
-    """Removes what an attempt that did not finish has left: this one begins anew."""
-    if run.last_step is not None:
-        say(console, f"{_shown(run.path)} was interrupted after step {run.last_step}; this run begins anew")
-        run.rewind(-1)
-    for name in (START, MODEL, CHECKPOINTS):
-        if (run.path / name).is_dir():
-            shutil.rmtree(run.path / name)
-    (run.path / REJECTED).unlink(missing_ok=True)
-
-
-def _check_room(config: Config, path: Path, policy: Policy) -> None:
-    """Raises GroError where the disk cannot hold the models that will be written, which hours later would be worse."""
-    model = sum(p.numel() * p.element_size() for p in policy.model.parameters())
-    every = config.training.save_every
-    needed = model * (1 + (config.training.steps // every if every else 0)) + _REST
-    if (free := shutil.disk_usage(path).free) < needed:
-        raise GroError(
-            f"{path}: the disk has {size_text(free)} free; the models of this run need {size_text(needed)} "
-            f"(each {size_text(model)}{', one every ' + str(every) + ' steps' if every else ''})"
-        )
-
-
 def _rewards(
     stack: ExitStack,
     console: Console,
@@ -178,8 +138,3 @@ def _compared(before: Sequence[Sample], after: Sequence[Sample]) -> list[dict[st
         {"prompt": prompt, "before": was, "reward before": mark(earned), "after": now, "reward after": mark(earns)}
         for (prompt, was, earned), (_, now, earns) in zip(before, after, strict=True)
     ]
-
-
-def _shown(path: Path) -> str:
-    """Relative where that is shorter."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
