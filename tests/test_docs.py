@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -121,11 +122,39 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("page", "i"), every_block("python"))
-def test_python_examples_run(page: Path, i: int, written: Path, capsys: pytest.CaptureFixture[str]):
+def test_python_examples_run(
+    page: Path, i: int, written: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     torch.manual_seed(0)
     # dont_inherit: or this file's __future__ imports would hold in the example.
     code = compile(blocks(page, "python")[i], f"{page.name}, example {i + 1}", "exec", dont_inherit=True)
+    monkeypatch.setitem(sys.modules, "example", ModuleType("example"))  # dataclasses look up their module
     exec(code, {"__name__": "example"})
+
+
+@pytest.mark.parametrize("spec", ["mine.py:my_objective", "fading.py:fading", "listwise.py:listwise"])
+def test_invented_objectives_are_verified(spec: str, written: Path):
+    result = CliRunner().invoke(app, ["algorithms", "--verify", spec])
+    assert result.exit_code == 0, result.output
+    for check in ("gradient", "value", "improves"):
+        assert re.search(rf"^holds  {check} .*off by ", result.output, re.MULTILINE), result.output
+
+
+def test_what_the_guide_says_is_printed_is_printed(written: Path):
+    result = CliRunner().invoke(app, ["algorithms", "--verify", "mine.py:my_objective", "cap=3"])
+    (excerpt,) = blocks(DOCS / "invent.md", "text")
+    for line in excerpt.splitlines():
+        assert re.search(rf"^{re.escape(line)}(: off by .*)?$", result.output, re.MULTILINE), line
+
+
+def test_the_trap_that_the_guide_names_is_found(written: Path):
+    masked = "u_BX[:, 0].masked_fill(~scored_B, 0.0)"
+    text = Path("listwise.py").read_text(encoding="utf-8")
+    assert masked in text
+    Path("listwise.py").write_text(text.replace(masked, "u_BX[:, 0]"), encoding="utf-8")
+    result = CliRunner().invoke(app, ["algorithms", "--verify", "listwise.py:listwise"])
+    assert result.exit_code == 1
+    assert [line.split("  ")[1] for line in result.output.splitlines() if line.startswith("FAILS")] == ["idle rows"]
 
 
 def test_the_declaration_on_the_readme_is_the_one_that_trains():
@@ -163,14 +192,14 @@ def test_recipes_are_sound(page: Path, i: int, written: Path):
 
 
 def test_an_algorithm_of_ones_own_trains(written: Path):
-    """The example of the guide, with its own reward, through the whole loop."""
+    """The first invented objective, with a reward of the guide, through the whole loop."""
     rows = [f'{{"prompt": "{a}+{b}=", "answer": "{a + b}"}}\n' for a in range(10) for b in range(10)]
     Path("sums.jsonl").write_text("".join(rows), encoding="utf-8")
     size = {"hidden_size": 32, "layers": 1, "heads": 2, "kv_heads": 1, "vocab_size": 270, "max_positions": 32}
     recipe = {
         "run": "runs/mine",
         "model": {"create": size, "device": "cpu"},
-        "algorithm": {"name": "mine.py:my_objective", "pull": 0.02},
+        "algorithm": {"file": "mine.py:my_objective", "pull": 0.02},
         "online": {"path": "sums.jsonl"},
         "rewards": [{"reward": "my_rewards.py:brief", "limit": 6}],
         "prompts_per_step": 2,
