@@ -9,6 +9,8 @@ from gro.algorithms import (
     preference,
     presets,
     reward_model,
+    self_play,
+    unpaired,
 )
 from gro.algorithms.registry import algorithm, build, declaration, names, parameters
 
@@ -26,4 +28,6 @@ __all__ = [
     "preference",
     "presets",
     "reward_model",
+    "self_play",
+    "unpaired",
 ]

@@ -181,6 +181,25 @@ class KlEstimate:
 
 
 @dataclass(frozen=True)
+class Midpoint:
+    """ε += δ, half-way between the mean log-ratios of the rows with A > 0 and with A < 0 of the whole update.
+
+    The threshold of BCO (Jung et al. 2024).  Where one side is missing it is the other's mean.
+    """
+
+    symbol = "δ"
+    scope: ClassVar[Scope] = "batch"
+    mutual: ClassVar[bool] = False
+
+    def __call__(self, d_BX: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        d_B, side_B = _per_sequence(d_BX), rows.a_B().sign()
+        sides = [d_B[rows.keep_B & (side_B == side)] for side in (1, -1)]
+        means = [d.mean() for d in sides if len(d)]
+        middle = torch.stack(means).mean() if means else d_B.new_zeros(())
+        return _alone(middle.expand(len(d_B))[:, None])
+
+
+@dataclass(frozen=True)
 class Anchor:
     """ε = base + Σ shifts.  `Anchor("ref", (partner,))` is DPO's: the reference plus the partner's log-ratio."""
 
@@ -217,3 +236,4 @@ opponents = Opponents()
 opponents_soft = SoftOpponents()
 group_mean = GroupMean()
 kl_estimate = KlEstimate()
+midpoint = Midpoint()

@@ -347,7 +347,10 @@ class Greedy(_Folds):
 
 @dataclass(frozen=True)
 class Labels:
-    """A = ±1: better or worse than its group's mean; a row alone has the sign of its reward.  A tie is 0."""
+    """A = ±1: better or worse than its group's mean; a row alone has the sign of its reward.  A tie is 0.
+
+    So is a row whose companions' rewards have failed: of a score, without another, nobody knows whether it is good.
+    """
 
     symbol = "±1"
     group_size = 1
@@ -366,7 +369,9 @@ class Labels:
         gap_B, equal_B = reward_B - mean_B, EQUAL * size_B.clamp(min=1)
         # Of two, each is half the spread from the mean; of more, one can be at the mean while the others are not.
         tie_B = (count_B > 1) & ((spread_B <= equal_B) | (gap_B.abs() <= equal_B / 2))
-        return gap_B.sign().masked_fill(tie_B | ~scored_B, 0.0)[:, None], state
+        samples_B = batch.samples_B & batch.mask_BT.any(1)
+        left_B = (count_B == 1) & ((same_group(batch) & samples_B[None, :]).sum(1) > 1)
+        return gap_B.sign().masked_fill(tie_B | left_B | ~scored_B, 0.0)[:, None], state
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,52 @@ class RobustLogistic:
 
 
 @dataclass(frozen=True)
+class BiasedLogistic:
+    """w = βkσ(−βk·su), k = 1 for the preferred completion and b for the other.
+
+    From −log σ(β(d₊ − b·d₋)) with the shift `Partner(b)`, whose u₋ = d₋ − d₊/b (CPL, Hejna et al. 2024, eq. 8).
+    """
+
+    beta: float = 0.1
+    bias: float = 1.0
+    symbol = "βkσ(−βk·su)"
+
+    def _beta(self, a: Tensor) -> Tensor:
+        return self.beta * torch.where(a < 0, torch.full_like(a, self.bias), torch.ones_like(a))
+
+    def __call__(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
+        beta = self._beta(a)
+        return beta * (-beta * a.sign() * u).sigmoid()
+
+    def potential(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
+        return -v * a.sign() * F.logsigmoid(self._beta(a) * a.sign() * u)
+
+
+@dataclass(frozen=True)
+class Exo:
+    """w = βσ(x)σ(−x)(log((1 − α)/α) − x), x = βsu, α the share of labels assumed flipped.
+
+    From KL(σ(x)‖1 − α), the reverse of the divergence that DPO with label smoothing takes (EXO, Ji et al. 2024,
+    eq. 16).
+    """
+
+    beta: float = 0.1
+    smoothing: float = 1e-3
+    symbol = "βσ(βsu)σ(−βsu)(log((1−α)/α) − βsu)"
+
+    def __call__(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
+        x = self.beta * a.sign() * u
+        odds = math.log1p(-self.smoothing) - math.log(self.smoothing)
+        return self.beta * x.sigmoid() * (-x).sigmoid() * (odds - x)
+
+    def potential(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
+        x = self.beta * a.sign() * u
+        kept = x.sigmoid() * (F.logsigmoid(x) - math.log1p(-self.smoothing))
+        flipped = (-x).sigmoid() * (F.logsigmoid(-x) - math.log(self.smoothing))
+        return v * a.sign() * (kept + flipped)
+
+
+@dataclass(frozen=True)
 class Hinge:
     """w = β where βsu < 1, else 0, from f(x) = max(0, 1 − x)."""
 
@@ -277,6 +323,26 @@ class Bell:
 
     def potential(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
         return v.abs() * (-self.beta * v.sign() * u).sigmoid()
+
+
+@dataclass(frozen=True)
+class Nca:
+    """w = β((1 + A)σ(−βu) − σ(βu)), from −(1 + A) log σ(βu) − log σ(−βu) with v = 1.
+
+    A = G·softmax(R/α) − 1, or ±1 for a pair: classifying the reward's samples against the policy's (NCA, Chen et al.
+    2024, eq. 12).
+    """
+
+    beta: float = 0.1
+    symbol = "β((1 + A)σ(−βu) − σ(βu))"
+
+    def __call__(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
+        x = self.beta * u
+        return self.beta * ((1 + a) * (-x).sigmoid() - x.sigmoid())
+
+    def potential(self, u: Tensor, v: Tensor, a: Tensor, u2: Tensor | None) -> Tensor:
+        x = self.beta * u
+        return -v * ((1 + a) * F.logsigmoid(x) + F.logsigmoid(-x))
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def test_the_first_step_of_one_completion_has_no_advantage():
         ([3.0], [1]),  # alone: the sign of the reward
         ([-2.0], [-1]),
         ([0.0], [0]),
-        ([1.0, NAN], [1, 0]),
+        ([1.0, NAN], [0, 0]),  # nothing left to be better than
         ([NAN, NAN], [0, 0]),
         ([1.0, 0.0, 0.2], [1, -1, -1]),
         ([0.3, 0.1, 0.2], [1, -1, 0]),  # exactly the mean, though not in floating point

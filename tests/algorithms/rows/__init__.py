@@ -9,6 +9,8 @@ from algorithms.rows import (
     preference,
     presets,
     reward_model,
+    self_play,
+    unpaired,
 )
 
 __all__ = [
@@ -20,4 +22,6 @@ __all__ = [
     "preference",
     "presets",
     "reward_model",
+    "self_play",
+    "unpaired",
 ]

@@ -1,0 +1,128 @@
+"""Preferences without comparison: every completion has its own anchor, and pulls on its own."""
+
+from __future__ import annotations
+
+from gro.algorithms.registry import algorithm
+from gro.objective import Algorithm, Anchor, Term
+from gro.objective.anchors import kl_estimate, midpoint, partner
+from gro.objective.credit import GroupSoftmax, Labels
+from gro.objective.shares import per_pair, per_sequence
+from gro.objective.units import total
+from gro.objective.values import Desirability, one
+from gro.objective.weights import Bell, Logistic, Nca
+from gro.schema import NotNegative, Positive
+
+REFERENCE = Anchor("ref")
+
+
+@algorithm
+def kto(beta: Positive = 0.1, desirable: NotNegative = 1.0, undesirable: NotNegative = 1.0) -> Algorithm:
+    """Kahneman–Tversky optimization: completions labelled good or bad, alone or in pairs, against a KL estimate.
+
+    The estimate z0 is the mean log-ratio of completions that belong to another prompt, at least 0.
+
+    beta: sharpness of the value function around the anchor.
+    desirable: weight λ_D of the good completions.
+    undesirable: weight λ_U of the bad ones; λ_D·n_D should be 1 to 4/3 times λ_U·n_U.
+    """
+    labelled = Term(
+        unit=total,
+        anchor=Anchor("ref", (kl_estimate,)),
+        weight=Bell(beta),
+        value=Desirability(desirable, undesirable),
+        share=per_sequence,
+    )
+    return Algorithm(
+        name="kto",
+        paper="https://arxiv.org/abs/2402.01306",
+        equation="Ethayarajh et al. 2024, eq. 8",
+        credit=Labels(),
+        terms=(labelled,),
+    )
+
+
+@algorithm
+def bco(beta: Positive = 0.1) -> Algorithm:
+    """Binary classifier optimization: the log-ratio tells good completions from bad ones, as a classifier's logit.
+
+    Its threshold δ is half-way between the two sides' mean log-ratios in the update (in the paper, a running mean).
+
+    beta: scale of the logit.
+    """
+    classified = Term(unit=total, anchor=Anchor("ref", (midpoint,)), weight=Logistic(beta), share=per_sequence)
+    return Algorithm(
+        name="bco",
+        paper="https://arxiv.org/abs/2404.04656",
+        equation="Jung et al. 2024, sec. 4",
+        credit=Labels(),
+        terms=(classified,),
+    )
+
+
+@algorithm
+def apo_zero(beta: Positive = 0.1) -> Algorithm:
+    """Anchored preference optimization, zero: the chosen's likelihood rises and the rejected one's falls.
+
+    For pairs whose chosen completion is better than what the policy writes.
+
+    beta: sharpness around the reference.
+    """
+    return Algorithm(
+        name="apo_zero",
+        paper="https://arxiv.org/abs/2408.06266",
+        equation="D'Oosterlinck et al. 2024, eq. 2",
+        credit=Labels(),
+        terms=(Term(unit=total, anchor=REFERENCE, weight=Bell(beta), share=per_pair, rows="paired"),),
+    )
+
+
+@algorithm
+def apo_down(beta: Positive = 0.1) -> Algorithm:
+    """Anchored preference optimization, down: both likelihoods fall, the rejected one's faster.
+
+    For pairs whose chosen completion is worse than what the policy writes.
+
+    beta: sharpness around the reference, and of the comparison.
+    """
+    falling = Term(
+        unit=total,
+        anchor=REFERENCE,
+        weight=Bell(beta),
+        value=Desirability(desirable=-1.0, undesirable=0.0),
+        share=per_sequence,
+        rows="chosen",
+    )
+    against = Term(unit=total, anchor=Anchor("ref", (partner,)), weight=Bell(beta), share=per_pair, rows="paired")
+    return Algorithm(
+        name="apo_down",
+        paper="https://arxiv.org/abs/2408.06266",
+        equation="D'Oosterlinck et al. 2024, eq. 3",
+        credit=Labels(),
+        terms=(falling, against),
+    )
+
+
+@algorithm
+def nca(beta: Positive = 0.1, temperature: Positive | None = None) -> Algorithm:
+    """Noise contrastive alignment: completions of high reward are told from the reference's own, one by one.
+
+    beta: scale of the log-ratio.
+    temperature: α of the rewards' softmax over a prompt's completions, of which there may be any number; by default 0,
+        the best of a pair.
+    """
+    rewarded = temperature is not None
+    term = Term(
+        unit=total,
+        anchor=REFERENCE,
+        weight=Nca(beta),
+        value=one,
+        share=per_sequence,
+        rows="scored" if rewarded else "paired",
+    )
+    return Algorithm(
+        name="nca",
+        paper="https://arxiv.org/abs/2402.05369",
+        equation="Chen et al. 2024, sec. 4",
+        credit=GroupSoftmax(temperature) if rewarded else Labels(),
+        terms=(term,),
+    )
