@@ -10,6 +10,7 @@ NAMED: dict[str, str] = {
     "code": "gro.rewards.code:code",
     "exact_match": "gro.rewards.rules:exact_match",
     "maths": "gro.rewards.maths:maths",
+    "overlong": "gro.rewards.overlong:overlong",
 }
 """name → `module:function`.  Text, so that listing the names does not import what the functions need."""
 
