@@ -20,6 +20,7 @@ from gro.objective.anchors import Scope, kl_estimate, nothing
 from gro.objective.credit import Credit
 from gro.objective.critic import Critic
 from gro.objective.terms import AnyTerm, EntropyBonus, Selection, Term, select, widest
+from gro.objective.units import score
 from gro.objective.weights import plain
 from gro.types import Batch
 
@@ -98,6 +99,11 @@ class Algorithm:
             and not t.value.imitates
             for t in self.terms
         )
+
+    @property
+    def scores(self) -> bool:
+        """Whether it trains a reward model: what its terms differentiate is a score."""
+        return any(t.unit == score for t in self.terms)
 
     @property
     def beside(self) -> bool:
