@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+import numpy as np
+
+_RESAMPLES = 2000
+"""Enough that the ends of an interval are the same to about a twentieth of its width, whatever the seed."""
 _Z = 1.959963984540054
 """97.5 % of the normal distribution lie below it."""
 
@@ -23,7 +27,7 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     method: str = ""
-    """How the interval was made: Wilson or normal; empty where there is none."""
+    """How the interval was made: Wilson, normal or bootstrap; empty where there is none."""
 
 
 def proportion(successes: float, n: int) -> Estimate:
@@ -51,3 +55,33 @@ def mean(values: Sequence[float]) -> Estimate:
         return Estimate(centre)
     half = _Z * stdev(values) / math.sqrt(len(values))
     return Estimate(centre, centre - half, centre + half, "normal")
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
+    """Σ above / Σ below over clusters, such as the sum of what was found in a prompt's samples, and their number.
+
+    The samples of one prompt are no independent draws; the prompts are.  So whole clusters are drawn anew, with the
+    same noise at every call, and the interval is where 95 % of the ratios lie (Efron 1979, the percentile method).
+
+    >>> ratio([1.0, 3.0, 2.0], [4.0, 4.0, 4.0])
+    Estimate(value=0.5, low=0.25, high=0.75, method='bootstrap')
+    """
+    if len(above) != len(below):
+        raise ValueError(f"{len(above)} numerators for {len(below)} denominators")
+    kept = [(a, b) for a, b in zip(above, below, strict=True) if b > 0]
+    if not kept:
+        return Estimate(math.nan)
+    above_C, below_C = np.array(kept, dtype=np.float64).T
+    value = float(above_C.sum() / below_C.sum())
+    if len(kept) < 2:
+        return Estimate(value)
+    drawn = np.random.default_rng(0)
+    # In pieces, so that thousands of clusters do not fill the memory.
+    found = [_resampled(drawn, above_C, below_C, count) for count in [100] * (_RESAMPLES // 100)]
+    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    return Estimate(value, min(float(low), value), max(float(high), value), "bootstrap")
+
+
+def _resampled(drawn: np.random.Generator, above_C: np.ndarray, below_C: np.ndarray, count: int) -> np.ndarray:
+    index_RC = drawn.integers(len(above_C), size=(count, len(above_C)))
+    return above_C[index_RC].sum(1) / below_C[index_RC].sum(1)

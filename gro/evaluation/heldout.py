@@ -1,4 +1,4 @@
-"""What a policy does on held-out data: greedy rewards, preference accuracy, loss."""
+"""What a policy does on held-out data: greedy rewards, several samples, preference accuracy, loss."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from gro.engines.base import Engine, Progress, Sampling
 from gro.errors import GroError
+from gro.evaluation import several
 from gro.evaluation.estimates import Estimate, mean, proportion
 from gro.objective.credit import Labels
 from gro.policy.policy import Policy
@@ -39,26 +40,58 @@ class HeldOut:
     policy: Policy
     tokens_per_micro: int
     reference: Reference | None = None
-    """What implicit rewards are relative to."""
+    """What implicit rewards and the KL of samples are relative to."""
     engine: Engine | None = None
     rewards: Scorer | None = None
     """None: prompts are not answered."""
     sampling: Sampling = field(default_factory=Sampling)
+    samples: int | None = None
+    """Sampled answers per prompt, besides the greedy one; None: none."""
+    k: Sequence[int] | None = None
+    """Of pass@k; None: powers of two up to `samples`."""
+    correct_from: float | None = None
+    """An answer with at least this reward is correct; None: 1 where every reward is 0 or 1."""
     on_progress: Progress | None = None
     answers: Answers | None = None
     """Of the latest `measure`, where prompts were answered."""
+    sampled: Sequence[Group] = ()
+    """Prompts with their sampled answers, of the latest `measure`."""
 
     def measure(self) -> Metrics:
-        """Preference pairs: accuracy.  Anything else: rewards of greedy answers, and the loss of its completions."""
+        """Preference pairs: accuracy.  Anything else: rewards of greedy answers, and the loss of its completions.
+
+        Of both, where `samples` are asked for, what these show.
+        """
         if self.kind == "preference":
-            return preferences(self.policy, self.reference, self.groups, self.tokens_per_micro)
-        found: Metrics = {}
-        if self.rewards is not None and self.engine is not None:
-            prompts = [g.prompt for g in self.groups]
-            greedy = replace(self.sampling, greedy=True)
-            self.answers = answer(self.engine, self.rewards, prompts, greedy, on_progress=self.on_progress)
-            found |= self.answers.measure()
-        return found | likelihood(self.policy, self.groups, self.tokens_per_micro)
+            found = preferences(self.policy, self.reference, self.groups, self.tokens_per_micro)
+            return found | self._measure_samples()
+        found = self._measure_greedy()
+        return found | self._measure_samples() | likelihood(self.policy, self.groups, self.tokens_per_micro)
+
+    def _measure_greedy(self) -> Metrics:
+        if self.rewards is None or self.engine is None:
+            return {}
+        prompts, greedy = [g.prompt for g in self.groups], replace(self.sampling, greedy=True)
+        self.answers = answer(self.engine, self.rewards, prompts, greedy, on_progress=self.on_progress)
+        found = self.answers.measure()
+        if self.correct_from is not None:
+            rewards = [c.reward for c in self.answers.completions if c.reward is not None]
+            found["accuracy"] = mean([float(reward >= self.correct_from) for reward in rewards])
+        return found
+
+    def _measure_samples(self) -> Metrics:
+        if self.samples is None or self.engine is None:
+            return {}
+        prompts = [g.prompt for g in self.groups]
+        drawn = answer(self.engine, self.rewards, prompts, self.sampling, n=self.samples, on_progress=self.on_progress)
+        self.sampled = drawn.groups
+        found = several.texts(self.sampled)
+        if self.rewards is not None:
+            ks = self.k or several.powers(self.samples)
+            found = several.rewards(self.sampled, ks, self.correct_from) | found
+        if self.reference is not None:
+            found |= several.divergence(self.policy, self.reference, self.sampled, self.tokens_per_micro)
+        return found
 
     def metrics(self) -> dict[str, float]:
         """The values alone."""
@@ -67,7 +100,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Greedy answers to held-out prompts, with their rewards."""
+    """Answers to held-out prompts, with their rewards."""
 
     groups: tuple[Group, ...]
 
@@ -76,7 +109,7 @@ class Answers:
         return [c for g in self.groups for c in g.completions]
 
     def measure(self) -> Metrics:
-        """reward: its mean over the answers that have one; failed: how many have none."""
+        """Of one answer per prompt.  reward: its mean over the answers that have one; failed: how many have none."""
         rewards = [c.reward for c in self.completions if c.reward is not None]
         found = {
             "reward": mean(rewards),
@@ -94,16 +127,17 @@ class Answers:
 
 def answer(
     engine: Engine,
-    rewards: Scorer,
+    rewards: Scorer | None,
     prompts: Sequence[Prompt],
     sampling: Sampling,
     *,
+    n: int = 1,
     on_progress: Progress | None = None,
 ) -> Answers:
-    """Answers every prompt and rewards the answers."""
-    drawn = engine.generate(prompts, 1, sampling, seed=0, step=EVALUATION_STEP, on_progress=on_progress)
+    """Answers every prompt n times and rewards the answers."""
+    drawn = engine.generate(prompts, n, sampling, seed=0, step=EVALUATION_STEP, on_progress=on_progress)
     groups = [Group(prompt, completions) for prompt, completions in zip(prompts, drawn, strict=True)]
-    return Answers(tuple(rewards.score(groups)))
+    return Answers(tuple(groups if rewards is None else rewards.score(groups)))
 
 
 def preferences(policy: Policy, reference: Reference | None, groups: Sequence[Group], tokens_per_micro: int) -> Metrics:

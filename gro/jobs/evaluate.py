@@ -93,11 +93,12 @@ def run_evaluation(
     assert data.held_out is not None
     judged = evaluation_rewards(config)
     check_kind(data.held_out.kind, bool(judged))
-    compares = data.held_out.kind == "preference" and compared is not None
+    pairs, samples = data.held_out.kind == "preference", config.eval.samples is not None
+    compares = (pairs or samples) and compared is not None
     compares = compares and Path(str(compared)).absolute() != Path(chosen).absolute()
     with ExitStack() as stack:
         rewards = None
-        if judged and data.held_out.kind != "preference":
+        if judged and (samples or not pairs):
             rewards = stack.enter_context(rewards_of(config, judged, start.tokenizer))
             try_rewards(console, rewards, "rewards", data)
         show = stack.enter_context(progress(1, "eval"))
@@ -155,7 +156,10 @@ def held_out_of(
         engine,
         judges,
         replace(sampling, max_new_tokens=longest),
-        on_progress,
+        samples=config.eval.samples,
+        k=config.eval.k,
+        correct_from=config.eval.correct_from,
+        on_progress=on_progress,
     )
 
 
