@@ -51,6 +51,17 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
     run_training(config)
 
 
+@app.command("reward-model")
+def reward_model(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Train a reward model by a recipe: from pairs, rankings or ratings."""
+    from gro.config import load_config
+
+    config = load_config(recipe, overrides or ())
+    from gro.jobs.reward_model import run_reward_model
+
+    run_reward_model(config)
+
+
 @app.command()
 def check(recipe: Recipe, overrides: Overrides = None) -> None:
     """Check a recipe, its data and rewards, without weights."""
@@ -217,6 +228,9 @@ def _explain(name: str, given: dict[str, Any]) -> None:
     page = describe(name, subject(name, given).algorithm)
     out.print(Text(page.name, style="bold"), Text(page.summary), "", sep="\n")
     out.print(Text("\n".join(page.formula)), "", sep="\n", soft_wrap=True)
+    for what, said in page.words:
+        out.print(Text(f"{what:>10}  {said}"), soft_wrap=True)
+    out.print()
     slots = Table("slot", "member", "meaning", title="slots", title_justify="left")
     for row in page.slots:
         slots.add_row(*(Text(cell) for cell in row))

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from gro.algorithms.registry import Declaration, declaration, names, parameters
+from gro.algorithms.registry import Declaration, declaration, imitates, names, parameters
+from gro.algorithms.words import in_words
 from gro.objective import Algorithm, Anchor, AnyTerm, EntropyBonus, FromLoss, Term
 from gro.objective.units import Unit
 
@@ -29,6 +30,7 @@ _SELECTED = {
 }
 _LETTERS = {
     "beta": "β",
+    "eps": "ε",
     "kappa": "κ",
     "margin": "m",
     "size": "m",
@@ -55,6 +57,10 @@ class Parameter:
     meaning: str
 
 
+PTX = Parameter("ptx", "number", 0.0, "factor on the mean log-likelihood of demonstrations among the data")
+"""What every algorithm takes that does not learn from demonstrations by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """An algorithm as a page: what `gro algorithms NAME` prints and the documentation shows."""
@@ -63,6 +69,8 @@ class Description:
     summary: str
     formula: tuple[str, ...]
     slots: tuple[tuple[str, str, str], ...]
+    words: tuple[tuple[str, str], ...]
+    """Baseline, scale, normaliser and KL."""
     reads: str
     parameters: tuple[Parameter, ...]
     paper: str
@@ -85,10 +93,14 @@ def describe(name: str, algorithm: Algorithm | None = None) -> Description:
         summary=summary,
         formula=formula(algorithm),
         slots=slots(algorithm),
+        words=in_words(algorithm),
         reads=", ".join(sorted(algorithm.reads)) or "nothing but its own log-probs",
-        parameters=tuple(
-            Parameter(key, type_in_words(hints.get(key, Any)), p.default, meanings.get(key, ""))
-            for key, p in parameters(declare).items()
+        parameters=(
+            *(
+                Parameter(key, type_in_words(hints.get(key, Any)), p.default, meanings.get(key, ""))
+                for key, p in parameters(declare).items()
+            ),
+            *([] if imitates(algorithm) or "ptx" in meanings else [PTX]),
         ),
         paper=algorithm.paper,
         equation=algorithm.equation,
@@ -174,7 +186,9 @@ def _credit(algorithm: Algorithm) -> dict[str, str]:
     symbol = algorithm.credit.symbol
     folded = {"R_to-go": f"reward − {kl:g}·Σ_k≥t(ℓ_old − ℓ_ref)"} if "R_to-go" in symbol else {}
     folded = folded or {"R": f"reward − {kl:g}·Σ(ℓ_old − ℓ_ref)"}
-    return {"A": symbol} | (folded if kl else {})
+    bare = getattr(algorithm.credit, "inner", algorithm.credit)
+    spread = {"group std": f"√(Σ(R − group mean)²/{'(G − 1)' if bare.ddof else 'G'})"} if "group std" in symbol else {}
+    return {"A": symbol} | spread | (folded if kl and "R" in symbol and "k≥t" not in symbol else {})
 
 
 def _compared(term: Term, u: str) -> dict[str, str]:
@@ -223,6 +237,7 @@ def _numbers(algorithm: Algorithm) -> dict[str, str]:
 
 def _members(algorithm: Algorithm) -> Iterator[Any]:
     yield algorithm.credit
+    yield getattr(algorithm.credit, "inner", algorithm.credit)
     for term in algorithm.terms:
         yield term.unit
         if isinstance(term, Term):

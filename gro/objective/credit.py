@@ -518,7 +518,7 @@ class KlAfterwards:
 
     @property
     def symbol(self) -> str:
-        return f"{self.inner.symbol} − β Σ_k≥t(ℓ_old − ℓ_ref)"
+        return f"{self.inner.symbol} − {self.kl:g}·Σ_k≥t(ℓ_old − ℓ_ref)"
 
     @property
     def group_size(self) -> int:

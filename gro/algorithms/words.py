@@ -1,0 +1,130 @@
+"""What an algorithm computes, in words: whose mean is the baseline, by what it divides, which KL it has.
+
+One name stands for different things in different libraries; here the numbers that tell them apart are said.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gro.objective import Algorithm, Term
+from gro.objective import credit as credits
+from gro.objective.weights import K2, K3, RatioK3, Stay
+
+
+def in_words(algorithm: Algorithm) -> tuple[tuple[str, str], ...]:
+    """(what, in words): baseline, scale, normaliser and KL; without the first two where nothing is credited."""
+    bare = _bare(algorithm.credit)
+    rows = [("baseline", _baseline(bare)), ("scale", _scale(algorithm.credit))]
+    if isinstance(bare, credits.NoBaseline | credits.Labels | credits.Versus):
+        rows = []
+    shares = dict.fromkeys(_first(t.share) for t in algorithm.terms)
+    return (*rows, ("normaliser", "; ".join(shares)), ("KL", "; ".join(_kl(algorithm)) or "none"))
+
+
+def _bare(credit: Any) -> Any:
+    """The credit without what is wrapped around it."""
+    return _bare(credit.inner) if hasattr(credit, "inner") else credit
+
+
+def _baseline(credit: Any) -> str:
+    group = "the mean reward of the prompt's completions, the completion's own included"
+    match credit:
+        case credits.GroupMean() | credits.GroupZScore():
+            return group
+        case credits.LeaveOneOut():
+            return "the mean reward of the prompt's other completions"
+        case credits.MovingAverage():
+            return "the mean reward of earlier steps"
+        case credits.BatchMean():
+            return "the mean reward of the batch"
+        case credits.TokenZScore(group_baseline=True):
+            return f"{group}; then the mean over all completion tokens of the batch"
+        case credits.TokenZScore():
+            return "the mean reward-to-go of all completion tokens of the batch"
+        case credits.Greedy():
+            return "the reward of the prompt's greedy completion"
+        case credits.Gae(gamma=gamma, lam=lam):
+            return f"a critic's value at every token, advantages by GAE with γ = {gamma:g} and λ = {lam:g}"
+        case credits.StateValue():
+            return "a critic's value of the prompt"
+        case credits.Constant(baseline=baseline):
+            return f"{baseline:g}"
+        case _:
+            return _first(credit)
+
+
+def _scale(credit: Any) -> str:
+    match credit:
+        case credits.Normalised(rate=rate):
+            return f"divided by the root of the running mean of A², a new batch counting {rate:g}"
+        case credits.KlAfterwards(inner=inner) | credits.AdaptiveKl(inner=inner):
+            return _scale(inner)
+        case credits.GroupZScore(ddof=ddof, eps=eps):
+            return f"divided by the group's standard deviation, ddof {ddof} (÷ {_less('G', ddof)}), plus ε = {eps:g}"
+        case credits.BatchMean(std=True, ddof=ddof, eps=eps):
+            return f"divided by the batch's standard deviation, ddof {ddof} (÷ {_less('B', ddof)}), plus ε = {eps:g}"
+        case credits.TokenZScore(floor=floor):
+            return f"divided by the standard deviation of all tokens, ddof 0 (÷ N), the variance at least {floor:g}"
+        case credits.Gae(whiten=True):
+            return "divided by the standard deviation of all tokens, ddof 0 (÷ N), plus ε = 1e-08, and centred"
+        case _:
+            return "not divided by a standard deviation"
+
+
+def _less(number: str, ddof: int) -> str:
+    return f"({number} − {ddof})" if ddof else number
+
+
+def _kl(algorithm: Algorithm) -> list[str]:
+    """Every penalty on a KL, with its strength and what its gradient is."""
+    found = []
+    match algorithm.credit:
+        case credits.KlAfterwards(kl=beta, limit=limit) if beta:
+            cut = f", each k1 cut off at ±{limit:g}" if limit is not None else ""
+            found.append(f"k1 to the reference in the reward, *after* the baseline, token by token, β = {beta:g}{cut}")
+        case credits.AdaptiveKl(target=target, horizon=horizon):
+            found.append(
+                f"k1 to the reference in the reward, β = {_bare(algorithm.credit).kl:g} at first, then moved towards "
+                f"{target:g} nats per completion over {horizon:g} completions"
+            )
+        case credit if getattr(credit, "kl", 0.0):
+            found.append(f"k1 to the reference in the reward, {_folded(credit)}, β = {credit.kl:g}")
+    for term in algorithm.terms:
+        match term.weight if isinstance(term, Term) else None:
+            case K2(beta=beta):
+                found.append(
+                    f"k2 to the reference in the loss, β = {beta:g}: the reverse KL's gradient, token by token"
+                )
+            case K3(beta=beta, limit=limit):
+                cut = f", cut off at {limit:g}" if limit is not None else ""
+                found.append(
+                    f"k3 to the reference in the loss, β = {beta:g}{cut}: its value estimates the reverse KL, its "
+                    "gradient is the *forward* KL's"
+                )
+            case RatioK3(beta=beta):
+                found.append(
+                    f"ratio × k3 to the reference in the loss, β = {beta:g}: exactly the reverse KL's gradient"
+                )
+            case Stay(beta=beta):
+                found.append(f"KL(old‖θ) in the loss, β = {beta:g}")
+            case _:
+                pass
+    return found
+
+
+def _folded(credit: Any) -> str:
+    """Where in the reward the penalty stands."""
+    match credit:
+        case credits.Greedy():
+            return "of the sample only, after the baseline"
+        case credits.TokenZScore() | credits.MovingAverage() | credits.Gae():
+            return "token by token"
+        case _:
+            return "as a total, before the baseline"
+
+
+def _first(member: Any) -> str:
+    """The first sentence of what a member's docstring says, without the source."""
+    text = " ".join((type(member).__doc__ or "").split("\n\n")[0].split())
+    return text.partition(" (")[0].rstrip(".")

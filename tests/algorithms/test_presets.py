@@ -1,0 +1,183 @@
+"""GRPO as libraries compute it: which are the same, how far they are apart, and what is said about each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from algorithms import updates
+from gro.algorithms import build
+from gro.algorithms.describe import describe, formula
+from gro.objective import Algorithm, coefficients
+from gro.objective.credit import Constant, GroupMean, KlAfterwards, LeaveOneOut, NoBaseline
+from gro.objective.credit import MovingAverage as Moving
+from objective.fixture import group_batch, value_and_gradient
+
+
+def pull(algorithm: Algorithm, seed: int = 0) -> torch.Tensor:
+    logp_BT, batch = updates.groups(seed)
+    return coefficients(logp_BT, replace(batch, advantage_BX=algorithm.credit(batch, {})[0]), algorithm)
+
+
+def same(one: Algorithm, other: Algorithm) -> None:
+    assert bool(pull(one).any())
+    torch.testing.assert_close(pull(one), pull(other), rtol=0, atol=1e-12)
+
+
+def test_trls_loss_types_are_algorithms_of_their_own():
+    trl = {"ddof": 1, "eps": 1e-4}
+    same(build("grpo_trl"), build("dapo", clip_high=0.2, tokens="batch", **trl))
+    same(build("grpo_trl", loss_type="bnpo"), build("bnpo", **trl))
+    same(build("grpo_trl", loss_type="grpo"), build("grpo", beta=0.0, **trl))
+    same(build("grpo_trl", loss_type="grpo", beta=0.2), build("grpo", beta=0.2, kl="rk3", **trl))
+    same(build("grpo_trl", loss_type="dr_grpo", scale_rewards="none"), build("dr_grpo"))
+    same(build("grpo_trl", loss_type="cispo", epsilon_high=3.0), build("cispo", cap=3.0, tokens="batch", **trl))
+    same(build("grpo_trl", loss_type="sapo"), build("sapo", **trl))
+    same(
+        build("grpo_trl", loss_type="grpo", epsilon=3e-4, epsilon_high=4e-4, sequence_level=True), build("gspo", **trl)
+    )
+
+
+def test_by_how_much_the_same_name_differs():
+    """One success of four: advantages 1.5 and −.5, or √3 and −1/√3, or .75 and −.25."""
+    batch = group_batch(reward_B=torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64))
+    expected = {
+        "grpo": (math.sqrt(3), -1 / math.sqrt(3)),
+        "grpo_trl": (1.5, -0.5),
+        "grpo_verl": (1.5, -0.5),
+        "grpo_open_instruct": (0.75, -0.25),
+    }
+    for name, (success, failure) in expected.items():
+        advantage_B1, _ = build(name).credit(batch, {})
+        assert advantage_B1[:, 0].tolist() == pytest.approx([success] + [failure] * 3, rel=3e-4), name
+
+
+def test_openrlhf_takes_the_kl_off_after_the_baseline():
+    """k1 of the fixture: [.1 −.1 | 0 .2 −.3 | −.3 | .1 .2]; β .1, to go."""
+    advantage_BT, _ = KlAfterwards(GroupMean(), 0.1)(group_batch(), {})
+    mask_BT = group_batch().mask_BT
+    expected = [0.625, 0.635, -0.365, -0.365, -0.345, 0.155, -0.405, -0.395]
+    assert advantage_BT[mask_BT].tolist() == pytest.approx(expected)
+    cut_BT, _ = KlAfterwards(GroupMean(), 0.1, limit=0.15)(group_batch(), {})
+    # cut off: [.1 −.1 | 0 .15 −.15 | −.15 | .1 .15]
+    expected = [0.625, 0.635, -0.375, -0.375, -0.36, 0.14, -0.4, -0.39]
+    assert cut_BT[mask_BT].tolist() == pytest.approx(expected)
+    assert KlAfterwards(GroupMean(), 0.0).reads == frozenset()
+    before_B1, _ = GroupMean(kl=0.1)(group_batch(), {})
+    assert (before_B1 - advantage_BT)[mask_BT].abs().min() > 1e-3, "the order matters"
+
+
+def test_verl_stops_a_bad_completion_at_three():
+    """The second completion is worse than its group and its first token ten times as likely as before."""
+    old_BT = group_batch().old_BT
+    assert old_BT is not None
+    old_BT = old_BT.clone()
+    old_BT[1, 0] = -1.2 - math.log(10)
+    gradients = {
+        name: value_and_gradient(build(name), group_batch(build(name), old_BT=old_BT))[1]
+        for name in ("grpo_verl", "grpo_trl")
+    }
+    assert gradients["grpo_verl"][2] == 0
+    assert gradients["grpo_trl"][2] == pytest.approx(10 * 0.783186 / 8, abs=1e-6)
+    limited = build("grpo_trl", delta=3.0)
+    assert value_and_gradient(limited, group_batch(limited, old_BT=old_BT))[1][2] == 0
+
+
+def test_verl_cuts_k3_off_at_ten():
+    """A token of the reference e^3 times as likely: k3 = e^3 − 1 − 3 = 16.09 counts 10 and pulls no longer."""
+    logp_BT = torch.tensor([[-5.0], [-1.0]], dtype=torch.float64)
+    batch = replace(group_batch().rows(torch.tensor([0, 1])), mask_BT=torch.ones(2, 1, dtype=torch.bool))
+    ref_BT = torch.tensor([[-2.0], [-0.5]], dtype=torch.float64)
+    batch = replace(batch, old_BT=logp_BT, ref_BT=ref_BT, advantage_BX=torch.zeros(2, 1, dtype=torch.float64))
+    pulls = coefficients(logp_BT, batch, build("grpo_verl", kl=1.0))[:, 0].tolist()
+    assert pulls == pytest.approx([0.0, (math.exp(0.5) - 1) / 2])
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+OWN = "the mean reward of the prompt's completions, the completion's own included"
+REWARD, LOSS = "k1 to the reference in the reward", "to the reference in the loss"
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "what", "said"),
+    [
+        ("grpo", {}, "baseline", OWN),
+        ("grpo", {}, "scale", "divided by the group's standard deviation, ddof 0 (÷ G), plus ε = 1e-06"),
+        ("grpo", {}, "normaliser", "1/(B·|y|) per token: the mean over completions of the mean over their tokens"),
+        ("grpo", {}, "KL", f"k3 {LOSS}, β = 0.04: its value estimates the reverse KL, its gradient is the *forward*"),
+        ("grpo", {"kl": "k2"}, "KL", f"k2 {LOSS}, β = 0.04: its gradient is the reverse KL's, token by token"),
+        ("grpo_trl", {}, "scale", "divided by the group's standard deviation, ddof 1 (÷ (G − 1)), plus ε = 0.0001"),
+        ("grpo_trl", {}, "normaliser", "1/N per token, N the tokens of the term's rows in the whole update"),
+        ("grpo_trl", {"beta": 0.1}, "KL", f"the ratio times k3 {LOSS}, β = 0.1: its gradient is exactly the reverse"),
+        ("grpo_verl", {"kl": 0.001}, "KL", f"k3 {LOSS}, β = 0.001, cut off at 10: its value"),
+        ("grpo_openrlhf", {}, "scale", "divided by the group's standard deviation, ddof 1 (÷ (G − 1)), plus ε = 1e-09"),
+        (
+            "grpo_openrlhf",
+            {},
+            "KL",
+            f"{REWARD}, *after* the baseline, token by token, β = 0.01, each k1 cut off at ±10",
+        ),
+        ("grpo_open_instruct", {}, "scale", "not divided by a standard deviation"),
+        ("dapo", {}, "KL", "none"),
+        ("rloo", {}, "baseline", "the mean reward of the prompt's other completions"),
+        ("rloo", {}, "KL", f"{REWARD}, as a total, before the baseline, β = 0.05"),
+        ("reinforce", {"kl": 0.1}, "baseline", "the mean reward of earlier steps"),
+        ("reinforce", {"kl": 0.1}, "KL", f"{REWARD}, token by token, β = 0.1"),
+        ("remax", {}, "baseline", "the reward of the prompt's greedy completion"),
+        ("remax", {"kl": 0.1}, "KL", f"{REWARD}, of the sample only, after the baseline, β = 0.1"),
+        ("reinforce_pp", {}, "baseline", "the mean reward-to-go of all completion tokens of the batch"),
+        ("reinforce_pp", {}, "scale", "divided by the standard deviation of all tokens, ddof 0 (÷ N), the variance at"),
+        ("reinforce_pp_baseline", {}, "baseline", f"{OWN}; then the mean over all completion tokens of the batch"),
+        ("ppo", {"lam": 0.9}, "baseline", "a critic's value at every token, advantages by GAE with γ = 1 and λ = 0.9"),
+        ("ppo", {"kl_target": 6.0}, "KL", f"{REWARD}, β = 0.05 at first, then moved towards 6 nats per completion"),
+        ("ppo", {"whiten": True}, "scale", "divided by the standard deviation of all tokens, ddof 0 (÷ N), plus ε"),
+        ("ppo_penalty", {}, "KL", "KL(old‖θ) in the loss, β = 1"),
+        ("marwil", {}, "scale", "divided by the root of the running mean of A², a new batch counting 0.01"),
+        ("a_lol", {}, "baseline", "a critic's value of the prompt"),
+    ],
+    ids=str,
+)
+def test_an_algorithm_says_what_it_computes(name: str, params: dict, what: str, said: str):
+    words = dict(describe(name, build(name, **params)).words)
+    assert list(words) == ["baseline", "scale", "normaliser", "KL"]
+    assert words[what].startswith(said)
+
+
+def test_where_nothing_is_compared_nothing_is_said():
+    assert [what for what, _ in describe("sft").words] == ["normaliser", "KL"]
+    assert [what for what, _ in describe("dpo").words] == ["normaliser", "KL"]
+
+
+def test_a_credit_that_nobody_knows_speaks_for_itself():
+    class Luck(Constant):
+        """A = what a coin says (Fortuna, eq. 1).  More about it."""
+
+    class Fair(NoBaseline):
+        """A = R."""
+
+    described = describe("grpo", replace(build("grpo"), credit=Luck(0.5)))
+    assert dict(described.words)["baseline"] == "0.5", "a constant by another name"
+    for credit in (Moving(), LeaveOneOut()):
+        assert dict(describe("grpo", replace(build("grpo"), credit=credit)).words)["baseline"].startswith("the mean")
+    assert "baseline" not in dict(describe("grpo", replace(build("grpo"), credit=Fair())).words)
+
+
+def test_the_formula_holds_the_numbers():
+    lines = {" ".join(line.split()) for line in formula(build("grpo_trl"))}
+    assert "A = (R − group mean)/(group std + ε)" in lines
+    assert "group std = √(Σ(R − group mean)²/(G − 1))" in lines
+    assert "ε = 0.0001" in lines
+    lines = {" ".join(line.split()) for line in formula(build("grpo"))}
+    assert {"group std = √(Σ(R − group mean)²/G)", "ε = 1e-06", "β = 0.04"} <= lines
+    lines = {" ".join(line.split()) for line in formula(build("grpo_openrlhf"))}
+    assert "A = (R − group mean)/(group std + ε) − 0.01·Σ_k≥t(ℓ_old − ℓ_ref)" in lines
+
+
+def test_ptx_is_listed_where_it_can_be_given():
+    assert describe("grpo").parameters[-1].name == "ptx"
+    assert [p.name for p in describe("sft").parameters] == []
+    assert [p.name for p in describe("ppo_ptx").parameters].count("ptx") == 1
