@@ -26,7 +26,7 @@ def gradient(subject: Subject) -> Iterator[Measurement]:
         loss = subject.loss(as_a_paper_sees_it(leaf_BT, batch))
         (gradient_BT,) = torch.autograd.grad(loss, leaf_BT, allow_unused=True, materialize_grads=True)
         yield claim(bool(gradient_BT.any()), f"seed {seed}", "the loss has no gradient here: nothing to compare")
-        yield measure(-subject.pulls(logp_BT, batch), gradient_BT, f"seed {seed}", limit=EXACT)
+        yield measure(-subject.pulls(logp_BT, batch), gradient_BT, f"seed {seed}", limit=EXACT, relative=EXACT)
 
 
 @check("Write the weight's potential P with −dP/du = w·v, or let it return None if the loss has no such value.")
@@ -37,7 +37,7 @@ def value(subject: Subject) -> Iterator[Measurement]:
     for seed in SEEDS:
         logp_BT, batch = subject.update(seed)
         loss = subject.loss(as_a_paper_sees_it(logp_BT, batch))
-        yield measure(subject.value(logp_BT, batch), loss.detach(), f"seed {seed}", limit=EXACT)
+        yield measure(subject.value(logp_BT, batch), loss.detach(), f"seed {seed}", limit=EXACT, relative=EXACT)
 
 
 @check("−dP/du must be w·v: correct the weight's potential, or let it return None.")
