@@ -94,7 +94,7 @@ def _kl(algorithm: Algorithm) -> list[str]:
         match term.weight if isinstance(term, Term) else None:
             case K2(beta=beta):
                 found.append(
-                    f"k2 to the reference in the loss, β = {beta:g}: the reverse KL's gradient, token by token"
+                    f"k2 to the reference in the loss, β = {beta:g}: its gradient is the reverse KL's, token by token"
                 )
             case K3(beta=beta, limit=limit):
                 cut = f", cut off at {limit:g}" if limit is not None else ""
@@ -104,7 +104,8 @@ def _kl(algorithm: Algorithm) -> list[str]:
                 )
             case RatioK3(beta=beta):
                 found.append(
-                    f"ratio × k3 to the reference in the loss, β = {beta:g}: exactly the reverse KL's gradient"
+                    f"the ratio times k3 to the reference in the loss, β = {beta:g}: its gradient is exactly the "
+                    "reverse KL's"
                 )
             case Stay(beta=beta):
                 found.append(f"KL(old‖θ) in the loss, β = {beta:g}")

@@ -119,7 +119,7 @@ REWARD, LOSS = "k1 to the reference in the reward", "to the reference in the los
             "grpo_openrlhf",
             {},
             "KL",
-            f"{REWARD}, *after* the baseline, token by token, β = 0.01, each k1 cut off at ±10",
+            f"{REWARD}, *after* the baseline, token by token, β = 0.01, each k1 cut off at ±",
         ),
         ("grpo_open_instruct", {}, "scale", "not divided by a standard deviation"),
         ("dapo", {}, "KL", "none"),
