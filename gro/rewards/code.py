@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gro.rewards.functions import Params, reward
-from gro.rewards.rules import gold_column, text_of
+from gro.rewards.rules import code_in, gold_column, text_of
 from gro.rewards.sandbox import Limits, Sandbox, SandboxError, listen, sandbox
 
 TIMEOUT = 6.0
@@ -104,27 +104,6 @@ def code(
 
 
 # --- what is run -----------------------------------------------------------------------------------------------------
-
-
-def code_in(text: str) -> str:
-    """The last fenced block (also one that was cut off), or without any the whole text.
-
-    >>> code_in("First:\\n```\\na\\n```\\nbetter:\\n```python\\nb\\n```\\nDone.")
-    'b\\n'
-    """
-    fence, start, found = "", 0, None
-    lines = text.splitlines(keepends=True)
-    for at, line in enumerate(lines):
-        mark = re.match(r"\s{0,3}(`{3,}|~{3,})\s*(.*)", line)
-        if mark is None:
-            continue
-        if not fence:
-            fence, start = mark[1], at + 1
-        elif mark[1].startswith(fence) and not mark[2]:
-            fence, found = "", lines[start:at]
-    if fence:
-        found = lines[start:]
-    return text if found is None else "".join(found)
 
 
 def parse_tests(row: Any, entry_point: Any = None) -> Calls | Programs:

@@ -45,9 +45,8 @@ def load(place: str | Callable[..., Any], params: Mapping[str, Any] | None = Non
 def _find(place: str) -> Callable[..., Any]:
     file_or_module, colon, function = NAMED.get(place, place).rpartition(":")
     if not colon:
-        near = nearest(place, NAMED)
         raise GroError(
-            f"reward {place!r} is not known{near}. Give one of {quoted(NAMED)}, path/to/file.py:function, "
+            f"reward {place!r} is not known{_similar(place, NAMED)}. Give one of {quoted(NAMED)}, path/to/file.py:function, "
             "package.module:function or http://host/path"
         )
     is_file = file_or_module.endswith(".py") or "/" in file_or_module
@@ -128,7 +127,13 @@ def _in_a_line(error: BaseException, path: Path | None = None) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
+    """The most similar of the names, or where none is, all of them, if they are few."""
     names = sorted(set(names))
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
-        return f"; did you mean {close[0]!r}?"
+    if close := _similar(name, names):
+        return close
     return f"; there are {quoted(names)}" if 0 < len(names) <= 12 else ""
+
+
+def _similar(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

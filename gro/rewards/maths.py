@@ -32,12 +32,12 @@ from gro.rewards.rules import gold_column, text_of
 _LATEX = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
 
 
-def _warm_up(_: Params) -> None:
+def warm_up(_: Params) -> None:
     """The first LaTeX parse compiles expressions and the grammar's tables: about half a second."""
     math_equal(r"\frac{1}{2} + x", r"x + \frac{2}{4}")
 
 
-@reward(samplewise=True, time_limit=5.0, options=("column", "last_number"), warm_up=_warm_up)
+@reward(samplewise=True, time_limit=5.0, options=("column", "last_number"), warm_up=warm_up)
 def maths(
     completions: Sequence[Any],
     *,

@@ -8,9 +8,17 @@ from typing import Any
 
 NAMED: dict[str, str] = {
     "code": "gro.rewards.code:code",
+    "cosine_length": "gro.rewards.cosine:cosine_length",
     "exact_match": "gro.rewards.rules:exact_match",
+    "json_format": "gro.rewards.formats:json_format",
+    "length": "gro.rewards.lengths:length",
     "maths": "gro.rewards.maths:maths",
+    "normalised_match": "gro.rewards.rules:normalised_match",
     "overlong": "gro.rewards.overlong:overlong",
+    "regex": "gro.rewards.formats:regex",
+    "regex_answer": "gro.rewards.formats:regex_answer",
+    "repetition": "gro.rewards.lengths:repetition",
+    "tag_format": "gro.rewards.formats:tag_format",
 }
 """name → `module:function`.  Text, so that listing the names does not import what the functions need."""
 

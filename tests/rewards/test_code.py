@@ -20,9 +20,10 @@ import pytest
 from gro.errors import GroError
 from gro.rewards import sandbox as sandbox_module
 from gro.rewards.batch import Trouble
-from gro.rewards.code import Calls, Programs, code, code_in, parse_tests, run_calls, run_programs
+from gro.rewards.code import Calls, Programs, code, parse_tests, run_calls, run_programs
 from gro.rewards.loading import load
 from gro.rewards.pool import Pool
+from gro.rewards.rules import code_in
 from gro.rewards.sandbox import Limits, Sandbox, SandboxError, sandbox
 from rewards.hostile_code import ATTACKS, FORGERIES, GOOD, GOOD_PROGRAM, HANGS, PAIRS, TESTS
 

@@ -173,7 +173,7 @@ def test_every_named_reward_is_documented() -> None:
     ("place", "message"),
     [
         ("exactmatch", "reward 'exactmatch' is not known; did you mean 'exact_match'?"),
-        ("zzz", "'maths', path/to/file.py:function, package.module:function or http://host/path"),
+        ("zzz", "Give one of 'code', 'cosine_length', 'exact_match',"),
         ("{folder}/mien.py:length", "mien.py does not exist; did you mean 'mine.py'?"),
         ("{folder}/none/mine.py:length", "none/mine.py does not exist"),
         ("{folder}/mine.py:lenght", "'lenght' does not exist in {folder}/mine.py; did you mean 'length'?"),
