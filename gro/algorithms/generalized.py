@@ -3,45 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from gro.algorithms.registry import algorithm
-from gro.errors import nearest
 from gro.objective import Algorithm, Anchor, Term
-from gro.objective.anchors import Base, GroupMean, Shift, opponents, opponents_soft
-from gro.objective.credit import Credit, GroupSoftmax, GroupZScore, LeaveOneOut
-from gro.objective.credit import GroupMean as GroupMeanCredit
+from gro.objective.anchors import Shift, group_mean, opponents, opponents_soft
+from gro.objective.credit import Credit, GroupMean, GroupSoftmax, GroupZScore, LeaveOneOut
 from gro.objective.shares import Share, fixed_length, per_sequence, sequence_mean, token_mean
 from gro.objective.units import Unit, average, token, total
-from gro.objective.values import Exp, Expm1, Prospect, Value, identity
+from gro.objective.values import Exp, Expm1, Prospect, Value, identity, one
 from gro.objective.weights import Corrected, One, Separation, Weight
 from gro.schema import NotNegative, Positive
 
-
-def _choose(parameter: str, name: str, members: dict):
-    if name not in members:
-        raise ValueError(f"{parameter} is {name!r}{nearest(name, members)}; it can be {', '.join(members)}")
-    return members[name]
+Baseline = Literal["softmax", "mean", "zscore", "leave_one_out"]
+Valued = Literal["identity", "exp", "expm1", "prospect"]
+Measured = Literal["token", "average", "total"]
+Compared = Literal["zero", "old", "ref"]
+Opposed = Literal["opponents_soft", "opponents", "group", "none"]
+Shared = Literal["fixed_length", "sequence_mean", "token_mean", "per_sequence"]
 
 
 @algorithm
 def gro(
-    credit: str = "softmax",
+    credit: Baseline = "softmax",
     beta: Positive = 1.0,
-    value: str = "identity",
-    unit: str = "token",
-    measure: str = "average",
-    base: str = "zero",
-    shift: str = "opponents_soft",
+    value: Valued = "identity",
+    unit: Measured = "token",
+    measure: Measured = "average",
+    base: Compared = "zero",
+    shift: Opposed = "opponents_soft",
     kappa: NotNegative = 10.0,
     margin: float = 0.0,
-    share: str = "fixed_length",
+    share: Shared = "fixed_length",
     kl: NotNegative = 0.0,
     target_weight: NotNegative = 1.0,
 ) -> Algorithm:
     """Generalized Reinforce Optimization: advantage-weighted likelihood that separates a prompt's completions.
 
     A completion is pushed by its advantage, as long as it is not yet separated from those on the other side of the
-    baseline; demonstrations in the batch are imitated with weight exp(A/β).
+    baseline.  Demonstrations in the batch are imitated, and never pushed down: exp(A/β) is 1 where there is no reward.
+    Give a completion of the data a reward, and it is one of the samples.
 
     credit: softmax (G·softmax(R/β) − 1, the centred exponential), mean, zscore or leave_one_out, all of the group.
     beta: temperature of the softmax and of exponential values; scale it to the reward (1 for rewards in [0, 1]).
@@ -65,7 +66,7 @@ def gro(
     }
     credits: dict[str, Credit] = {
         "softmax": GroupSoftmax(beta, kl=kl),
-        "mean": GroupMeanCredit(kl=kl),
+        "mean": GroupMean(kl=kl),
         "zscore": GroupZScore(kl=kl),
         "leave_one_out": LeaveOneOut(kl=kl),
     }
@@ -78,28 +79,27 @@ def gro(
     shifts: dict[str, tuple[Shift, ...]] = {
         "opponents_soft": (opponents_soft,),
         "opponents": (opponents,),
-        "group": (GroupMean(),),
+        "group": (group_mean,),
         "none": (),
     }
-    bases: dict[str, Base] = {"zero": "zero", "old": "old", "ref": "ref"}
     if value == "exp" and kappa:
         raise ValueError("value exp pushes every completion up, so there is nothing to separate: use kappa 0")
     weight: Weight = Separation(kappa, margin) if kappa else One()
     samples = Term(
-        unit=_choose("unit", unit, units),
-        measure=_choose("measure", measure, units),
-        anchor=Anchor(_choose("base", base, bases), _choose("shift", shift, shifts) if kappa else ()),
+        unit=units[unit],
+        measure=units[measure],
+        anchor=Anchor(base, shifts[shift] if kappa else ()),
         weight=weight,
-        value=_choose("value", value, values),
-        share=_choose("share", share, shares),
+        value=values[value],
+        share=shares[share],
     )
     if base == "old":
         samples = replace(samples, weight=Corrected(weight), second=Anchor("old"))
-    targets = Term(unit=samples.unit, value=Exp(beta), share=samples.share, rows="targets", scale=target_weight)
+    targets = Term(unit=samples.unit, value=one, share=samples.share, rows="targets", scale=target_weight)
     return Algorithm(
         name="gro",
         paper="One Framework to Rule Them All: Unifying RL-Based and RL-Free Methods in RLHF",
         equation="eq. 35-37",
-        credit=_choose("credit", credit, credits),
+        credit=credits[credit],
         terms=(samples, targets) if target_weight else (samples,),
     )
