@@ -6,7 +6,7 @@ completions and no estimate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -18,11 +18,12 @@ from gro.objective import Algorithm
 from gro.policy.critic import Critic
 from gro.policy.policy import Policy
 from gro.policy.probe import attention_of
-from gro.training.batching import collate
 from gro.training.critic import CriticLearner
 from gro.training.learner import Learner, PolicyLearner
-from gro.training.prepare import Reference, prepare
-from gro.training.settings import Optimization
+from gro.training.loop import Warmup, train
+from gro.training.prepare import Reference, score
+from gro.training.recording import Recorder, StepResult
+from gro.training.settings import Optimization, Portions
 from gro.training.shaping import best_against_worst, with_mismatches
 from gro.training.trust_region import TrustRegionLearner
 from gro.types import Completion, Group, Prompt
@@ -34,6 +35,10 @@ ANSWERS = {8: 3, 9: 4, 10: 5, 11: 6}
 PROMPTS = tuple(Prompt((token,), key=key) for key, token in enumerate(ANSWERS))
 BUDGET = 64
 """Tokens of a micro-batch: several per update."""
+WARMUP = 5
+"""Steps in which a critic that then stays is fitted."""
+FILE = 4
+"""Batches of pairs in the file that pairs come from."""
 
 
 def warm_policy() -> Policy:
@@ -59,36 +64,40 @@ def expected_reward(policy: Policy) -> float:
     return float((p_P + (p_PV * q_PV).sum(1)).mean() / LENGTH)
 
 
-def improve(policy: Policy, algorithm: Algorithm, *, updates: int, rate: float) -> None:
-    """Trains the policy in place on rows of the kinds that the algorithm reads.
+def preference(policy: Policy, start: Policy) -> float:
+    """The mean over the file's pairs of the log-odds of the better completion against the worse."""
+    engine = LocalEngine(start.model)
+    pairs, _ = best_against_worst([group for step in range(FILE) for group in rollouts(engine, SAMPLES, step)])
+    total_B = score(policy, pairs, 10**6).sum(1)
+    return float((total_B[::2] - total_B[1::2]).mean())
 
-    Where ratios may leave 1, each step's rows are learnt from twice.
+
+def improve(policy: Policy, algorithm: Algorithm, *, updates: int, rate: float) -> None:
+    """Trains the policy in place, by the loop of every run, on rows of the kinds that the algorithm reads.
+
+    Where ratios may leave 1, each step's rows are learnt from twice; a critic that then stays is fitted first.
     """
     epochs = 1 if algorithm.single_update or algorithm.step is not None else 2
-    groups_of, reference = source(algorithm, LocalEngine(policy.model)), Reference(policy.snapshot())
+    first = WARMUP if algorithm.critic is not None and algorithm.critic.frozen else 0
     learners, critic = learners_of(policy, algorithm, Optimization(learning_rate=rate))
-    state: dict[str, float] = {}
-    for step in range(updates // epochs):
-        minibatch, state = prepare(
-            collate(groups_of(step), length_limit=LENGTH),
-            policy,
-            reference,
-            algorithm,
-            state,
-            tokens_per_micro=BUDGET,
-            updates=epochs,
-            critic=critic,
-        )
-        for epoch in range(epochs):
-            for part in minibatch.epoch(epoch, 1, seed=0, step=step):
-                for learner in learners:
-                    learner.update(part)
+    train(
+        policy,
+        Rows(algorithm, LocalEngine(policy.model)),
+        algorithm,
+        learners[:1] if first else learners,
+        Portions(steps=first + updates // epochs, epochs=epochs, tokens_per_micro=BUDGET),
+        Silent(),
+        reference=Reference(policy.snapshot()),
+        critic=critic,
+        warmup=Warmup(first, learners[1:]),
+        length_limit=LENGTH,
+    )
 
 
 def learners_of(
     policy: Policy, algorithm: Algorithm, optimization: Optimization
 ) -> tuple[list[Learner], Critic | None]:
-    """(what moves the policy, and the critic where the algorithm reads one; the critic)."""
+    """(what moves the policy, then what moves the critic where the algorithm reads one; the critic)."""
     if algorithm.step is not None:
         mover: Learner = TrustRegionLearner(policy, algorithm, tokens_per_micro=BUDGET)
     else:
@@ -97,29 +106,44 @@ def learners_of(
         return [mover], None
     critic = Critic.beside(policy)
     regression = CriticLearner(critic, algorithm, optimization, total_updates=1, tokens_per_micro=BUDGET)
-    return [mover] if algorithm.critic.frozen else [mover, regression], critic
+    return [mover, regression], critic
 
 
-def source(algorithm: Algorithm, engine: LocalEngine) -> Callable[[int], list[Group]]:
+class Silent(Recorder):
+    """Records nothing."""
+
+    def __init__(self) -> None: ...
+
+    def step(self, step: int, result: StepResult) -> None: ...
+
+    def evaluated(self, step: int, evaluate: object) -> None: ...
+
+
+class Rows:
     """The groups of each step, by the algorithm's roles: pairs are drawn once and stay, as in a file."""
-    roles, pairs = algorithm.roles, algorithm.pairs
-    shapes = [best_against_worst] * pairs + [with_mismatches] * algorithm.mismatches
-    samples = SAMPLES if pairs or "scored" in roles or algorithm.beside else 0
-    samples = 1 if roles == {"versus"} else samples
-    demonstrated = bool(roles & {"targets", "versus"})
 
-    def draw(step: int) -> list[Group]:
-        groups = rollouts(engine, samples, step) if samples else [Group(p, ()) for p in PROMPTS]
-        if demonstrated:
+    observed: Mapping[str, float] = {}
+
+    def __init__(self, algorithm: Algorithm, engine: LocalEngine) -> None:
+        roles, pairs = algorithm.roles, algorithm.pairs
+        self.engine, self.demonstrated = engine, bool(roles & {"targets", "versus"})
+        self.shapes = [best_against_worst] * pairs + [with_mismatches] * algorithm.mismatches
+        self.samples = SAMPLES if pairs or "scored" in roles or algorithm.beside else 0
+        self.samples = 1 if roles == {"versus"} else self.samples
+        self.given = [self.draw(step) for step in range(FILE)] if pairs else None
+
+    def take(self, step: int) -> list[Group]:
+        return self.draw(step) if self.given is None else self.given[step % FILE]
+
+    def receive(self, policy: Policy, step: int) -> None: ...
+
+    def draw(self, step: int) -> list[Group]:
+        groups = rollouts(self.engine, self.samples, step) if self.samples else [Group(p, ()) for p in PROMPTS]
+        if self.demonstrated:
             groups = [replace(g, completions=(*g.completions, demonstration(g.prompt))) for g in groups]
-        for shape in shapes:
+        for shape in self.shapes:
             groups, _ = shape(groups)
         return groups
-
-    if not pairs:
-        return draw
-    given = [draw(step) for step in range(4)]
-    return lambda step: given[step % len(given)]
 
 
 def rollouts(engine: LocalEngine, samples: int, step: int) -> list[Group]:
