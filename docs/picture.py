@@ -8,9 +8,10 @@ from xml.sax.saxutils import escape
 
 from gro.algorithms import build
 from gro.algorithms.describe import weight_symbol
-from gro.objective import Algorithm, AnyTerm, EntropyBonus, FromLoss, Term
+from gro.objective import Algorithm, AnyTerm, EntropyBonus, Term
+from gro.objective.values import one
 
-WIDTH, ROW, TOP = 940, 29, 142
+WIDTH, ROW, TOP = 966, 29, 142
 MARGIN, OVER_LEFT = 20, 112
 
 
@@ -28,11 +29,11 @@ class Slot:
 
 SLOTS = (
     Slot("credit", "credit", "A", 224, "#0b5fa5", "#7cc0ff"),
-    Slot("unit", "unit", "φ", 424, "#00704d", "#5fd3a8"),
-    Slot("anchor", "anchor", "ε", 484, "#b34700", "#ffa366"),
-    Slot("weight", "weight", "w", 632, "#8f2d78", "#f2a0d8"),
-    Slot("value", "value", "v", 750, "#7a5c00", "#e8c34a"),
-    Slot("share", "share", "", 832, "#545d68", "#b6c0cc"),
+    Slot("unit", "unit", "φ", 450, "#00704d", "#5fd3a8"),
+    Slot("anchor", "anchor", "ε", 510, "#b34700", "#ffa366"),
+    Slot("weight", "weight", "w", 658, "#8f2d78", "#f2a0d8"),
+    Slot("value", "value", "v", 776, "#7a5c00", "#e8c34a"),
+    Slot("share", "share", "", 858, "#545d68", "#b6c0cc"),
 )
 OVER = {
     "scored": "samples",
@@ -58,7 +59,7 @@ def slots() -> str:
         y = TOP + ROW * i
         line = f'<line class="rule" x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{y}" y2="{y}"/>' if cells["name"] else ""
         body.append(line + "".join(_cell(key, text, y + 20) for key, text in cells.items()))
-    label = "The equation, and what each algorithm puts into its slots"
+    label = "The equation, and what well-known algorithms put into its slots"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">\n'
         f"<title>{label}</title>\n{_style()}\n" + "\n".join(filter(None, body)) + "\n</svg>\n"
@@ -66,21 +67,20 @@ def slots() -> str:
 
 
 def rows_of(algorithm: Algorithm) -> list[dict[str, str]]:
-    """Text by column, a row per term; the credit is the whole algorithm's and stands in the first."""
-    rows = []
+    """Text by column, a row per term; the credit is the whole algorithm's and stands where it is first used."""
+    rows, credit = [], algorithm.credit.symbol
     for k, term in enumerate(algorithm.terms):
-        first = k == 0
-        uses_credit = isinstance(term, FromLoss) or (
-            isinstance(term, Term) and ("A" in term.value.symbol or "s" in term.weight.symbol)
-        )
+        looks = not isinstance(term, Term) or term.value != one or any(c in term.weight.symbol for c in "As")
+        uses_credit = looks and not isinstance(term, EntropyBonus)
         row = {
-            "name": algorithm.name if first else "",
+            "name": "" if k else algorithm.name,
             "over": OVER[term.rows],
-            "credit": algorithm.credit.symbol if first and uses_credit else "",
+            "credit": credit if uses_credit else "",
             "unit": term.unit.symbol,
             "share": term.share.symbol,
         }
         rows.append(row | _pushed(term))
+        credit = "" if uses_credit else credit
     return rows
 
 
