@@ -114,6 +114,8 @@ class EvaluationSettings:
     """Of pass@k; None: powers of two up to samples."""
     correct_from: float | None = None
     """An answer with at least this reward is correct; None: 1 where every reward is 0 or 1."""
+    slice: Name | None = None
+    """A column of the data: a reward model's accuracy is also told apart by its values."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where pass@k would need more samples than there are."""

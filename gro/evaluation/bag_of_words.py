@@ -12,6 +12,8 @@ import numpy as np
 
 Pair = tuple[str, str]
 """(chosen, rejected) completions as text."""
+FEWEST = 50
+"""Training pairs, of which words can be learnt."""
 
 
 def available() -> bool:

@@ -1,6 +1,6 @@
 """How good a reward model is, from the scores that it gives to preference pairs.
 
-Everything here is arithmetic on scores; `gro.policy.reward_model` makes them.
+But for `judge`, which makes them, everything here is arithmetic on scores.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gro.evaluation.estimates import Estimate, mean, proportion
+from gro.policy.reward_model import RewardModel
+from gro.types import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,25 @@ class Bin:
     observed: Estimate
     """How often it is."""
     pairs: int
+
+
+def judge(
+    model: RewardModel, groups: Sequence[Group], tokens_per_micro: int, slice: str | None = None
+) -> list[JudgedPair]:
+    """Scores every completion; a pair for any two of a prompt of which the data say which is better.
+
+    slice: the column of the data by which pairs are told apart.
+    """
+    scores = iter(model.scores(groups, tokens_per_micro).tolist())
+    pairs = []
+    for group in groups:
+        judged = [(next(scores), c) for c in group.completions]
+        part = "" if slice is None else str(group.prompt.row.get(slice, ""))
+        for good, chosen in judged:
+            for bad, rejected in judged:
+                if chosen.reward is not None and rejected.reward is not None and chosen.reward > rejected.reward:
+                    pairs.append(JudgedPair(good, bad, len(chosen.ids), len(rejected.ids), part))
+    return pairs
 
 
 def measure(pairs: Sequence[JudgedPair]) -> dict[str, Estimate]:

@@ -27,6 +27,7 @@ from gro.assemble import (
 from gro.config import Config
 from gro.engines.local import LocalEngine
 from gro.jobs.evaluate import Sample, held_out_of, samples_of
+from gro.jobs.reward_model import run_reward_model
 from gro.jobs.running import LOGGING, begin, check_room, note_data, shown, tell_results
 from gro.preflight import check_data, held_out_rows, say, try_rewards
 from gro.rewards import Rewards
@@ -41,7 +42,9 @@ from gro.training.recording import Recorder
 
 
 def run_training(config: Config, *, console: Console | None = None) -> Path:
-    """Trains by a recipe; returns the run directory, in which the model is exported."""
+    """Trains by a recipe, a policy or a reward model; returns the run directory, in which the model is exported."""
+    if build_algorithm(config).scores:
+        return run_reward_model(config, console=console)
     console = console or patient_console()
     with Run.open(config.run, config.resolved(), may_differ=LOGGING) as run:
         try:

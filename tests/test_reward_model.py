@@ -1,0 +1,93 @@
+"""`gro reward-model`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from gro.runs import RunReader
+from jobs_on_sums import MODEL, cli, recipe, write_data, write_rows
+
+LEARNS = {"training": {"steps": 24, "eval_every": 12}, "optimizer": {"learning_rate": 5e-3}, "prompts_per_step": 16}
+
+
+def test_from_pairs_to_a_model_that_plain_transformers_reads(tmp_path: Path):
+    write_data(tmp_path)
+    data = {"path": str(tmp_path / "pairs.jsonl")}
+    path = recipe(
+        tmp_path / "judge.yaml",
+        model=MODEL,
+        algorithm={"name": "bradley_terry", "centring": 0.01},
+        offline=data | {"stop": 80},
+        eval={"data": data | {"start": 80}},
+        **LEARNS,
+    )
+    done = cli("reward-model", path)
+    assert done.code == 0, done.err
+    assert "20 held-out pairs" in done.out
+    found = json.loads((tmp_path / "judge" / "reward-model.json").read_text())
+    assert found["pairs"] == 20
+    assert found["metrics"]["accuracy"]["value"] > 0.9, "a rejected sum ends in an exclamation mark"
+    assert found["metrics"]["accuracy_bag_of_words"]["value"] > 0.9
+    assert sum(b["pairs"] for b in found["calibration"]) == 20
+    assert (tmp_path / "judge" / "reward-model.svg").read_text().lstrip().startswith("<?xml")
+
+    run = RunReader(tmp_path / "judge")
+    assert run.metrics()["eval_accuracy"][1][-1] == found["metrics"]["accuracy"]["value"]
+    assert run.metrics()["rewards/accuracies"][1][-1] > 0.9
+
+    folder = tmp_path / "judge" / "model"
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()[80:]]
+    with torch.no_grad():
+        scores = [
+            [
+                float(model(torch.tensor([[*tokenizer(r["prompt"] + r[k]).input_ids, tokenizer.eos_token_id]])).logits)
+                for k in ("chosen", "rejected")
+            ]
+            for r in rows
+        ]
+    assert sum(a > b for a, b in scores) / len(scores) == found["metrics"]["accuracy"]["value"]
+    again = cli("reward-model", path, f"model={folder}", f"run={tmp_path / 'again'}", "training.steps=1")
+    assert again.code == 0, again.err
+    before = RunReader(tmp_path / "again").metrics()["eval_accuracy"][1][0]
+    assert before == found["metrics"]["accuracy"]["value"], "a reward model goes on from its own scores"
+
+
+@pytest.mark.parametrize("algorithm", ["plackett_luce", "all_pairs"])
+def test_from_rankings(tmp_path: Path, algorithm: str):
+    rows = [
+        {"prompt": f"{a}:", "completions": ["; ".join("abcd"[: 1 + (a + k) % 4]) for k in range(4)]}
+        | {"rewards": [float(1 + (a + k) % 4) for k in range(4)]}
+        for a in range(100)
+    ]
+    write_rows(tmp_path / "ranked.jsonl", rows)
+    data = {"path": str(tmp_path / "ranked.jsonl")}
+    path = recipe(
+        tmp_path / "judge.yaml",
+        model=MODEL,
+        algorithm=algorithm,
+        offline=data | {"stop": 80},
+        eval={"data": data | {"start": 80}},
+        **LEARNS,
+    )
+    done = cli("reward-model", path)
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "judge" / "reward-model.json").read_text())
+    assert found["pairs"] == 20 * 6
+    assert found["metrics"]["accuracy"]["value"] > 0.9, "more is better"
+    assert found["metrics"]["length_correlation"]["value"] > 0.7
+
+
+def test_a_policys_algorithm_is_refused(tmp_path: Path):
+    write_data(tmp_path)
+    path = recipe(tmp_path / "r.yaml", model=MODEL, algorithm="dpo", offline={"path": str(tmp_path / "pairs.jsonl")})
+    done = cli("reward-model", path)
+    assert done.code == 2
+    assert "dpo trains a policy, which is `gro train`" in done.err
+    assert not (tmp_path / "r" / "model").exists()
