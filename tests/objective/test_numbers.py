@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
 from gro.algorithms import build
-from gro.objective import Algorithm, Anchor, Term, loss_value
-from gro.objective.anchors import (
-    Base,
-    Margin,
-    Opponents,
-    Partner,
-    Rows,
-    Scope,
-    Shift,
-    kl_estimate,
-    opponents,
-    opponents_soft,
-    partner,
-)
+from gro.objective import Algorithm, Anchor, Term, coefficients, loss_value
 from gro.objective.credit import (
     BatchMean,
-    Credit,
     Gae,
     Greedy,
     GroupMean,
     GroupSoftmax,
     GroupZScore,
-    Labels,
     LeaveOneOut,
     MovingAverage,
     NoBaseline,
@@ -41,37 +25,34 @@ from gro.objective.credit import (
 from gro.objective.shares import (
     FixedLength,
     group_token_mean,
-    per_pair,
     per_sequence,
     sequence_mean,
     token_mean,
 )
-from gro.objective.units import Discounted, Unit, average, log_odds, token, total
-from gro.objective.values import Desirability, Expm1, Prospect, above, one, relu
+from gro.objective.units import average, log_odds, token, total
+from gro.objective.values import Expm1, one, relu
 from gro.objective.weights import (
     K2,
     K3,
-    Bell,
     ClippedRatio,
-    Exponential,
-    Hinge,
-    Ipo,
-    Logistic,
     Ratio,
     RatioK3,
-    Regression,
-    RobustLogistic,
-    Savage,
-    Separation,
     SoftGate,
-    Squared,
     Stay,
-    TruncatedQuadratic,
     TruncatedRatio,
-    Weight,
 )
 from gro.types import Batch
-from objective.fixture import LOGP, grid, group_batch, mask, pair_batch, value_and_gradient, with_advantage
+from objective.fixture import (
+    LENGTHS,
+    LOGP,
+    REWARDS,
+    grid,
+    group_batch,
+    mask,
+    pair_batch,
+    value_and_gradient,
+    with_advantage,
+)
 
 OLD, REF = Anchor("old"), Anchor("ref")
 DIGITS = 6e-7
@@ -265,198 +246,133 @@ def test_clip_table(advantage, expected):
     assert ClippedRatio()(r.log(), a, a, None).tolist() == pytest.approx(expected)
 
 
-def pair_term(
-    weight: Weight, unit: Unit = total, base: Base = "ref", shifts: tuple[Shift, ...] = (partner,)
-) -> Algorithm:
-    return algo(Labels(), Term(unit=unit, anchor=Anchor(base, shifts), weight=weight, share=per_pair, rows="paired"))
-
-
-def cpl(beta: float, bias: float, gamma: float = 1.0) -> Algorithm:
-    return algo(
-        Labels(),
-        *(
-            Term(
-                unit=Discounted(gamma),
-                anchor=Anchor("zero", (Partner(bias),)),
-                weight=Logistic(beta * k),
-                value=value,
-                share=per_pair,
-                rows="paired",
-            )
-            for k, value in ((1.0, above(0.0)), (bias, _Below()))
-        ),
-    )
-
-
-class _Below:
-    symbol = "−1[A < 0]"
-    imitates: ClassVar[bool] = False
-
-    def __call__(self, advantage: Tensor) -> Tensor:
-        return -(advantage < 0).to(advantage)
-
-
 PAIRS = {
-    "dpo": (build("dpo"), 0.68815968, [-0.024875, 0.024875, -0.024875, 0.024875]),
+    "dpo": (build("dpo"), 0.68815968, [-0.024875, 0.024875] * 2),
     "cdpo": (build("dpo", label_smoothing=0.1), 0.68915968, [-0.019875, 0.019875] * 2),
-    "robust dpo": (pair_term(RobustLogistic(0.1, 0.1)), 0.68690968, [-0.031125, 0.031125] * 2),
-    "ipo": (pair_term(Ipo(0.1)), 24.01, [-4.9, 4.9] * 2),
-    "ipo average": (pair_term(Ipo(0.1), unit=average), 24.25625, [-2.475, 1.65, -4.9, 2.45]),
-    "gpo logistic": (pair_term(Logistic(0.5)), 0.66845965, [-0.121876, 0.121876] * 2),
-    "gpo hinge": (pair_term(Hinge(0.5)), 0.95, [-0.25, 0.25] * 2),
-    "gpo squared": (pair_term(Squared(0.5)), 0.9025, [-0.475, 0.475] * 2),
-    "gpo exponential": (pair_term(Exponential(0.5)), 0.95122942, [-0.237807, 0.237807] * 2),
-    "gpo truncated": (pair_term(TruncatedQuadratic(0.5)), 0.9025, [-0.475, 0.475] * 2),
-    "gpo savage": (pair_term(Savage(0.5)), 0.23765879, [-0.060900, 0.060900] * 2),
-    "simpo": (
-        pair_term(Logistic(2.0), unit=average, base="zero", shifts=(partner, Margin(0.25))),
-        0.61069435,
-        [-0.322828, 0.215219, -0.167982, 0.083991],
-    ),
-    "rebel, eta 1": (None, 0.52, [-1, 1, 0.2, -0.2]),
-    "rebel, eta 2": (None, 0.51125, [-0.5, 0.5, -0.075, 0.075]),
-    "spin": (pair_term(Logistic(0.1), base="old"), 0.67595337, [-0.025, 0.025, -0.024125, 0.024125]),
-    "cpl, b 1": (cpl(0.1, 1.0), 0.61976827, [-0.024250, 0.024250, -0.021891, 0.021891]),
-    "apo_zero": (
-        algo(Labels(), Term(unit=total, anchor=REF, weight=Bell(0.1), share=per_pair, rows="paired")),
-        None,
-        [-0.0125, 0.0125] * 2,
-    ),
+    "robust dpo": (build("dpo", label_smoothing=0.1, robust=True), 0.68690968, [-0.031125, 0.031125] * 2),
+    "dpo, margins of the data": (build("dpo", data_margin=1.0), 0.74040629, [-0.027368, 0.027368, -0.024875, 0.024875]),
+    "ipo": (build("ipo"), 24.01, [-4.9, 4.9] * 2),
+    "ipo average": (build("ipo", unit="average"), 24.25625, [-2.475, 1.65, -4.9, 2.45]),
+    "gpo logistic": (build("gpo", loss="logistic", beta=0.5), 0.66845965, [-0.121876, 0.121876] * 2),
+    "gpo hinge": (build("gpo", loss="hinge", beta=0.5), 0.95, [-0.25, 0.25] * 2),
+    "gpo squared": (build("gpo", loss="squared", beta=0.5), 0.9025, [-0.475, 0.475] * 2),
+    "gpo exponential": (build("gpo", loss="exponential", beta=0.5), 0.95122942, [-0.237807, 0.237807] * 2),
+    "gpo truncated": (build("gpo", loss="truncated_quadratic", beta=0.5), 0.9025, [-0.475, 0.475] * 2),
+    "gpo savage": (build("gpo", loss="savage", beta=0.5), 0.23765879, [-0.060900, 0.060900] * 2),
+    "slic": (build("slic"), 0.295, [-0.55, 0.5, -0.05, 0.0]),
+    "simpo": (build("simpo", gamma=0.5), 0.61069435, [-0.322828, 0.215219, -0.167982, 0.083991]),
+    "orpo": (build("orpo"), 0.61916031, [-0.274839, 0.017356, -0.519865, 0.004278]),
+    "cpl, b 1": (build("cpl", bias=1.0), 0.61976827, [-0.024250, 0.024250, -0.021891, 0.021891]),
+    "cpl": (build("cpl"), 0.67896248, [-0.025562, 0.012781, -0.023689, 0.011844]),
+    "spin": (build("spin"), 0.67595337, [-0.025, 0.025, -0.024125, 0.024125]),
+    "apo_zero": (build("apo_zero"), 0.99750002, [-0.0125, 0.0125] * 2),
 }
 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_preferences(name):
     algorithm, value, (chosen1, rejected1, chosen2, rejected2) = PAIRS[name]
-    batch = pair_batch()
-    if algorithm is None:  # REBEL regresses on true rewards, its credit is leave-one-out of two
-        eta = float(name[-1])
-        term = Term(
-            unit=total,
-            anchor=Anchor("old", (partner,)),
-            weight=Regression(eta),
-            value=one,
-            share=per_pair,
-            rows="paired",
-        )
-        algorithm = algo(LeaveOneOut(), term)
-        batch = pair_batch(reward_B=torch.tensor([1.0, 0.0, 0.5, 0.0], dtype=torch.float64))
-    loss, gradient = value_and_gradient(algorithm, with_advantage(batch, algorithm))
-    if value is not None:
-        assert loss == pytest.approx(value, abs=1e-8)
+    margin_B = torch.tensor([0.2, 0.2, 0.0, 0.0], dtype=torch.float64)
+    role_B = torch.tensor([1, 0, 1, 0]) if name == "spin" else None  # the chosen are demonstrations
+    loss, gradient = value_and_gradient(algorithm, pair_batch(algorithm, margin_B=margin_B, role_B=role_B))
+    assert loss == pytest.approx(value, abs=1e-8)
     assert gradient == pytest.approx([chosen1] * 2 + [rejected1] * 3 + [chosen2] + [rejected2] * 2, abs=DIGITS)
 
 
-def test_margins_from_the_data():
-    algorithm = pair_term(Logistic(0.1), shifts=(partner, Margin(data=10.0)))
-    batch = pair_batch(algorithm, margin_B=torch.tensor([0.2, 0.2, 0.0, 0.0], dtype=torch.float64))
+@pytest.mark.parametrize(
+    ("eta", "value", "expected"),
+    [(1.0, 0.52, [-1, 1, 0.2, -0.2]), (2.0, 0.51125, [-0.5, 0.5, -0.075, 0.075])],  # the first overshoots
+)
+def test_rebel(eta, value, expected):
+    algorithm = build("rebel", eta=eta)
+    batch = pair_batch(algorithm, reward_B=torch.tensor(REWARDS, dtype=torch.float64))
     loss, gradient = value_and_gradient(algorithm, batch)
-    assert loss == pytest.approx(0.74040629, abs=1e-8)
-    assert gradient[0] == pytest.approx(-0.027368, abs=DIGITS)
-    assert gradient[5] == pytest.approx(-0.024875, abs=DIGITS)
+    assert loss == pytest.approx(value, abs=1e-8)
+    assert gradient == pytest.approx([g for g, n in zip(expected, LENGTHS, strict=True) for _ in range(n)], abs=DIGITS)
 
 
 def test_cpl_with_bias_and_discount():
-    # The loss is stated once per pair; with a bias the members' terms have different weights, so only gradients.
-    _, gradient = value_and_gradient(cpl(0.1, 0.5), pair_batch(cpl(0.1, 0.5)))
-    assert gradient == pytest.approx([-0.025562] * 2 + [0.012781] * 3 + [-0.023689] + [0.011844] * 2, abs=DIGITS)
-    algorithm = cpl(1.0, 0.5, 0.9)
-    _, gradient = value_and_gradient(algorithm, pair_batch(algorithm))
+    algorithm = build("cpl", beta=1.0, bias=0.5, gamma=0.9)
+    loss, gradient = value_and_gradient(algorithm, pair_batch(algorithm))
+    assert loss == pytest.approx(0.61908194, abs=1e-8)
     expected = [-0.301981, -0.271783, 0.150990, 0.135891, 0.122302, -0.133980, 0.066990, 0.060291]
     assert gradient == pytest.approx(expected, abs=DIGITS)
 
 
-def test_slic():
-    algorithm = algo(
-        Labels(),
-        Term(unit=total, anchor=Anchor("zero", (partner,)), weight=Hinge(1.0), share=per_pair, rows="paired"),
-        Term(unit=total, value=one, share=per_sequence, rows="chosen", scale=0.1),
-    )
-    loss, gradient = value_and_gradient(algorithm, pair_batch(algorithm))
-    assert loss == pytest.approx(0.295, abs=1e-8)
-    assert gradient == pytest.approx([-0.55] * 2 + [0.5] * 3 + [-0.05] + [0.0] * 2, abs=DIGITS)
-
-
-def test_orpo():
-    algorithm = algo(
-        Labels(),
-        Term(unit=average, value=one, share=per_sequence, rows="chosen"),
-        Term(
-            unit=log_odds,
-            anchor=Anchor("zero", (partner,)),
-            weight=Logistic(1.0),
-            share=per_pair,
-            rows="paired",
-            scale=0.1,
-        ),
-    )
-    loss, gradient = value_and_gradient(algorithm, pair_batch(algorithm))
-    assert loss == pytest.approx(0.61916031, abs=1e-8)
-    expected = [-0.274839] * 2 + [0.017356] * 3 + [-0.519865] + [0.004278] * 2
-    assert gradient == pytest.approx(expected, abs=DIGITS)
+def test_log_odds():
     odds = log_odds(grid(LOGP), mask())[:, 0].tolist()
     assert odds == pytest.approx([-0.110647, -0.013659, 0.709633, -1.182682], abs=DIGITS)
 
 
-class _Z0:
-    """The shift of a known z0, to test the weight apart from the estimate."""
+def with_mismatches(batch: Batch, ratios: list[float]) -> tuple[Tensor, Batch]:
+    """The fixture, and a completion of one token for each log-ratio that belongs to another prompt."""
+    rows = len(ratios)
+    logp_BT = torch.cat([grid(LOGP), torch.full((rows, 3), -1.0, dtype=torch.float64)])
+    assert batch.ref_BT is not None
+    assert batch.reward_B is not None
+    lower_R1 = torch.tensor(ratios, dtype=torch.float64)[:, None]
+    return logp_BT, Batch(
+        mask_BT=torch.cat([batch.mask_BT, torch.arange(3).expand(rows, 3) == 0]),
+        group_B=torch.cat([batch.group_B, torch.arange(rows)]),
+        reward_B=torch.cat([batch.reward_B, torch.full((rows,), math.nan)]),
+        role_B=torch.cat([torch.zeros(4, dtype=torch.long), torch.full((rows,), 2)]),
+        ref_BT=torch.cat([batch.ref_BT, logp_BT[4:] - lower_R1]),
+    )
 
-    symbol = "z0"
-    scope: ClassVar[Scope] = "batch"
-    mutual: ClassVar[bool] = False
 
-    def __call__(self, d_BX: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        return torch.full_like(d_BX, 0.05)[..., None], torch.ones_like(d_BX)[..., None]
+@pytest.mark.parametrize(
+    ("ratios", "z0"), [([0.3, -0.1, 0.2, 0.0], 0.1), ([-0.3, -0.1, 0.1, 0.0], 0.0), ([0.1, 0.0], 0.05), ([], 0.0)]
+)
+def test_ktos_estimate_of_the_kl(ratios, z0):
+    algorithm = build("kto")
+    logp_BT, batch = with_mismatches(pair_batch(), ratios)
+    (term,) = algorithm.terms
+    assert isinstance(term, Term)
+    u_B = term.parts(logp_BT, with_advantage(batch, algorithm)).u_BX[:4, 0]
+    assert u_B.tolist() == pytest.approx([0.1 - z0, 0.0 - z0, 0.1 - z0, 0.0 - z0])
 
 
 def test_kto():
-    term = Term(
-        unit=total, anchor=Anchor("ref", (_Z0(),)), weight=Bell(0.1), value=Desirability(1.0, 1.33), share=per_sequence
-    )
-    algorithm = algo(Labels(), term)
-    loss, gradient = value_and_gradient(algorithm, pair_batch(algorithm))
-    assert loss == pytest.approx(0.58104375, abs=1e-8)
-    assert gradient == pytest.approx([-0.006250] * 2 + [0.008312] * 3 + [-0.006250] + [0.008312] * 2, abs=2e-6)
-
-
-@pytest.mark.parametrize(("ratios", "expected"), [([0.3, -0.1, 0.2, 0.0], 0.1), ([-0.3, -0.1, 0.1, 0.0], 0.0)])
-def test_kl_estimate_of_mismatched_rows(ratios, expected):
-    batch = Batch(torch.ones(4, 1, dtype=torch.bool), torch.arange(4), role_B=torch.full((4,), 2))
-    d_B1 = torch.tensor(ratios)[:, None]
-    shift_BXJ, _ = kl_estimate(d_B1, Rows(batch, torch.ones(4, dtype=torch.bool), d_B1, d_B1))
-    assert shift_BXJ.flatten().tolist() == pytest.approx([expected] * 4, abs=1e-7)
+    algorithm = build("kto", undesirable=1.33)
+    logp_BT, batch = with_mismatches(pair_batch(), [0.1, 0.0])  # z0 = .05
+    batch = with_advantage(batch, algorithm)
+    assert float(loss_value(logp_BT, batch, algorithm)) == pytest.approx(0.58104375, abs=1e-8)
+    gradient = (-coefficients(logp_BT, batch, algorithm))[batch.mask_BT].tolist()
+    expected = [-0.006250] * 2 + [0.008312] * 3 + [-0.006250] + [0.008312] * 2 + [0.0] * 2
+    assert gradient == pytest.approx(expected, abs=DIGITS)
 
 
 # --- GRO -----------------------------------------------------------------------------------------------------------
 
 
-def gro_parts(measure: Unit, shift: Shift, kappa: float, base: Base = "zero", credit: Credit | None = None):
-    anchor = Anchor(base, (shift,))
-    term = Term(unit=measure, measure=measure, anchor=anchor, weight=Separation(kappa), share=per_sequence)
-    algorithm = algo(credit or GroupMean(), term)
+def gro_parts(**settings):
+    """(the factors on the group, the declaration, the batch) of GRO counted per sequence, without demonstrations."""
+    algorithm = build("gro", share="per_sequence", target_weight=0, **{"credit": "mean"} | settings)
     batch = group_batch(algorithm)
+    (term,) = algorithm.terms
+    assert isinstance(term, Term)
     return term.parts(grid(LOGP), batch), algorithm, batch
 
 
 @pytest.mark.parametrize(
-    ("measure", "kappa", "base", "u", "w"),
+    ("settings", "u", "w"),
     [
-        (average, 1, "zero", [0.325, -0.125, 0.675, -0.875], [0.838915, 0.937581, 0.674756, 0.588430]),
-        (average, 10, "zero", None, [0.074654, 0.445400, 0.002339, 0.000317]),
-        (total, 1, "zero", None, [0.537883, 0.480978, 0.218194, 0.249107]),
-        (average, 10, "ref", [0.05, -0.075, 0.10, -0.075], [0.755081, 0.641643, 0.537883, 0.641643]),
+        ({"kappa": 1}, [0.325, -0.125, 0.675, -0.875], [0.838915, 0.937581, 0.674756, 0.588430]),
+        ({"kappa": 10}, None, [0.074654, 0.445400, 0.002339, 0.000317]),
+        ({"kappa": 1, "measure": "total"}, None, [0.537883, 0.480978, 0.218194, 0.249107]),
+        ({"kappa": 10, "base": "ref"}, [0.05, -0.075, 0.10, -0.075], [0.755081, 0.641643, 0.537883, 0.641643]),
     ],
+    ids=str,
 )
-def test_gro_against_the_mean_opponent(measure, kappa, base, u, w):
-    part, _, _ = gro_parts(measure, opponents, kappa, base)
+def test_gro_against_the_mean_opponent(settings, u, w):
+    part, _, _ = gro_parts(shift="opponents", **settings)
     assert part.w_BX[:, 0].tolist() == pytest.approx(w, abs=DIGITS)
     if u is not None:
         assert part.u_BX[:, 0].tolist() == pytest.approx(u, abs=DIGITS)
-    assert opponents == Opponents()
 
 
 def test_gro_pairwise():
-    part, algorithm, batch = gro_parts(average, opponents_soft, 10)
+    part, algorithm, batch = gro_parts(unit="average")
     assert part.w_BX[:, 0].tolist() == pytest.approx([0.623370, 1.053241, 0.047453, 0.001528], abs=DIGITS)
     pushes = (part.w_BX * part.v_BX)[:, 0]
     assert pushes.tolist() == pytest.approx([0.389606, -0.394965, 0.005932, -0.000573], abs=DIGITS)
@@ -467,18 +383,33 @@ def test_gro_pairwise():
 
 
 def test_gro_pairwise_on_softmax_credit():
-    part, algorithm, batch = gro_parts(average, opponents_soft, 10, credit=GroupSoftmax(0.5))
+    part, algorithm, batch = gro_parts(unit="average", credit="softmax", beta=0.5)
     assert part.w_BX[:, 0].tolist() == pytest.approx([0.716597, 1.244919, 1.941376, 0.001822], abs=DIGITS)
     pushes = (part.w_BX * part.v_BX)[:, 0].tolist()
     assert pushes == pytest.approx([1.032747, -0.833625, -0.197902, -0.001220], abs=DIGITS)
     assert float(loss_value(grid(LOGP), batch, algorithm)) == pytest.approx(0.05063465, abs=1e-8)
 
 
-def test_values():
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"credit": "softmax", "beta": 0.5}, [1.441183, -0.669622, -0.101939, -0.669622]),
+        ({"credit": "mean", "value": "prospect"}, [0.661263, -0.949139, 0.160428, -0.949139]),
+        (
+            {"credit": "mean", "value": "exp", "beta": 0.5, "kappa": 0},
+            [math.exp(2 * a) for a in (0.625, -0.375, 0.125)],
+        ),
+    ],
+    ids=str,
+)
+def test_values_of_gro(settings, expected):
+    part, _, _ = gro_parts(**settings)
+    assert part.v_BX[: len(expected), 0].tolist() == pytest.approx(expected, abs=DIGITS)
+
+
+def test_expm1_of_z_scores():
     z = GroupZScore(eps=0)(group_batch(), {})[0][:, 0]
     assert Expm1()(z).tolist() == pytest.approx([3.515684, -0.595270, 0.351900, -0.595270], abs=DIGITS)
-    centred = torch.tensor([0.625, -0.375, 0.125, -0.375], dtype=torch.float64)
-    assert Prospect()(centred).tolist() == pytest.approx([0.661263, -0.949139, 0.160428, -0.949139], abs=DIGITS)
 
 
 def test_kl_estimators():
@@ -489,14 +420,29 @@ def test_kl_estimators():
     assert -K3(1.0)(u, one_, one_, None).item() == pytest.approx(0.39346934, abs=1e-8)
 
 
-GPO = [Logistic(1.0), Hinge(1.0), Squared(1.0), Exponential(1.0), TruncatedQuadratic(1.0), Savage(1.0)]
-
-
-def test_gpo_family_at_the_anchor():
+@pytest.mark.parametrize(
+    ("loss", "value", "slope", "curvature", "strength"),
+    [
+        ("logistic", math.log(2), 0.5, 0.25, 0.5),
+        ("hinge", 1, 1, 0, 0),
+        ("squared", 1, 2, 2, 1),
+        ("exponential", 1, 1, 1, 1),
+        ("truncated_quadratic", 1, 2, 2, 1),
+        ("savage", 0.25, 0.25, 0.125, 0.5),
+    ],
+)
+def test_gpo_at_the_anchor(loss, value, slope, curvature, strength):
+    """f(0), −f′(0), f″(0) and |f″(0)/f′(0)|, by which it regularises."""
+    (term,) = build("gpo", loss=loss, beta=1.0).terms
+    assert isinstance(term, Term)
     zero, one_ = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
-    values = [float(w.potential(zero, one_, one_, None)) for w in GPO]
-    assert values == pytest.approx([math.log(2), 1, 1, 1, 1, 0.25])
-    assert [float(w(zero, one_, one_, None)) for w in GPO] == pytest.approx([0.5, 1, 2, 1, 2, 0.25])
+    potential = term.weight.potential(zero, one_, one_, None)
+    assert potential is not None
+    assert float(potential) == pytest.approx(value)
+    assert float(term.weight(zero, one_, one_, None)) == pytest.approx(slope)
+    behind, ahead = (float(term.weight(zero + step, one_, one_, None)) for step in (-1e-4, 1e-4))
+    assert (behind - ahead) / 2e-4 == pytest.approx(curvature, abs=1e-6)
+    assert curvature / slope == strength
 
 
 def test_token_unit_keeps_tokens_apart():
