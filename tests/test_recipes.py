@@ -104,7 +104,12 @@ def test_recipe(recipe: Path, runs: Path) -> None:
     with ran(recipe, data, runs, 16) as reader:
         is_sound(reader)
         evaluated = list(reader.metrics())
-    kinds = {"gsm8k-sft": "eval_loss", "hh-sft": "eval_loss", "hh-dpo": "eval_accuracy"}
+    kinds = {
+        "gsm8k-sft": "eval_loss",
+        "hh-sft": "eval_loss",
+        "hh-dpo": "eval_accuracy",
+        "hh-reward-model": "eval_accuracy",
+    }
     assert kinds.get(recipe.stem, "eval_reward") in evaluated
 
 
