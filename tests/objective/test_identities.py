@@ -14,37 +14,23 @@ from torch import Tensor
 from algorithms import updates
 from gro.algorithms import build
 from gro.objective import Algorithm, Anchor, Term, coefficients, loss_value
-from gro.objective.anchors import Partner, opponents_soft, partner
+from gro.objective.anchors import Base, opponents_soft
 from gro.objective.credit import Credit, GroupMean, GroupSoftmax, GroupZScore, Labels, LeaveOneOut
 from gro.objective.shares import (
-    FixedLength,
-    Share,
-    group_token_mean,
     per_pair,
     per_sequence,
     sequence_mean,
-    token_mean,
 )
-from gro.objective.units import Discounted, Unit, average, token, total
-from gro.objective.values import Desirability, one
+from gro.objective.units import Unit, average, token, total
+from gro.objective.values import one
 from gro.objective.weights import (
     K3,
-    Bell,
     ClippedRatio,
-    Exponential,
-    Hinge,
-    Ipo,
-    Logistic,
     Ratio,
     RatioK3,
-    Regression,
-    RobustLogistic,
-    Savage,
     Separation,
     SoftGate,
-    Squared,
     Stay,
-    TruncatedQuadratic,
     TruncatedRatio,
     Weight,
 )
@@ -58,19 +44,25 @@ def declared(credit: Credit, *terms: Term) -> Algorithm:
     return Algorithm("test", credit, terms)
 
 
-def preference(
-    weight: Weight, unit: Unit = total, anchor: Anchor | None = None, credit: Credit | None = None
-) -> Algorithm:
-    anchor = anchor or Anchor("ref", (partner,))
-    return declared(credit or Labels(), Term(unit=unit, anchor=anchor, weight=weight, share=per_pair, rows="paired"))
-
-
 def groups(seed: int = 0) -> tuple[Tensor, Batch]:
     return updates.groups(seed)
 
 
 def pairs(seed: int = 0) -> tuple[Tensor, Batch]:
     return updates.pairs(seed)
+
+
+def labelled_pairs(seed: int = 0) -> tuple[Tensor, Batch]:
+    """Three pairs labelled ±1, nothing missing."""
+    logp_BT, batch = pairs(seed)
+    index_R = torch.nonzero(torch.isin(batch.group_B, torch.tensor([0, 4, 7])))[:, 0]
+    batch = batch.rows(index_R)
+    return logp_BT[index_R], replace(batch, reward_B=labels(batch), role_B=None)
+
+
+def labels(batch: Batch) -> Tensor:
+    """±1 by who of a pair has the higher reward."""
+    return Labels()(batch, {})[0][:, 0].double()
 
 
 def at_the_start(logp_BT: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
@@ -130,12 +122,7 @@ def test_pulls_start_at_nothing(term: Term):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [
-        build("grpo", beta=0.0),
-        build("grpo"),
-        declared(Z, Term(unit=average, anchor=OLD, weight=ClippedRatio(3e-4, 4e-4), share=per_sequence)),  # GSPO
-        declared(Z, Term(anchor=OLD, weight=SoftGate(), share=sequence_mean)),  # SAPO
-    ],
+    [build("grpo", beta=0.0), build("grpo"), build("gspo"), build("sapo")],
     ids=["grpo without kl", "grpo", "gspo", "sapo"],
 )
 def test_grpo_gspo_and_sapo_start_as_reinforce_on_z_scores(algorithm: Algorithm):
@@ -143,12 +130,10 @@ def test_grpo_gspo_and_sapo_start_as_reinforce_on_z_scores(algorithm: Algorithm)
     same(pull(algorithm, *update), pull(REINFORCE_ON_Z, *update))
 
 
-@pytest.mark.parametrize("share", [token_mean, group_token_mean])
-def test_dapo_starts_as_cispo(share: Share):
+@pytest.mark.parametrize("tokens", ["group", "batch"])
+def test_dapo_starts_as_cispo(tokens: str):
     update = at_the_start(*groups())
-    dapo = declared(Z, Term(anchor=OLD, weight=ClippedRatio(0.2, 0.28), share=share))
-    cispo = declared(Z, Term(anchor=OLD, weight=TruncatedRatio(5.0), share=share))
-    same(pull(dapo, *update), pull(cispo, *update))
+    same(pull(build("dapo", tokens=tokens), *update), pull(build("cispo", tokens=tokens), *update))
 
 
 def even_groups(seed: int = 0) -> tuple[Tensor, Batch]:
@@ -163,27 +148,17 @@ def even_groups(seed: int = 0) -> tuple[Tensor, Batch]:
 
 def test_rloo_is_dr_grpo_but_for_a_factor():
     update = at_the_start(*even_groups())
-    dr_grpo = declared(GroupMean(), Term(anchor=OLD, weight=ClippedRatio(), share=FixedLength(7)))
-    same(pull(build("rloo", kl=0.0), *update), 7 * 4 / 3 * pull(dr_grpo, *update))
+    same(pull(build("rloo", kl=0.0), *update), 7 * 4 / 3 * pull(build("dr_grpo", length=7), *update))
 
 
 def test_rebel_starts_as_leave_one_out():
-    logp_BT, batch = at_the_start(*pairs())
-    rebel = declared(
-        LeaveOneOut(),
-        Term(
-            unit=total,
-            anchor=Anchor("old", (partner,)),
-            weight=Regression(0.7),
-            value=one,
-            share=per_pair,
-            rows="paired",
-        ),
-    )
-    rloo = declared(LeaveOneOut(), Term(share=per_pair, rows="paired"))
-    same(pull(rebel, logp_BT, batch), 2 / 0.7 * pull(rloo, logp_BT, batch))
-    gaps = [1 - -1, -0.5 - -2, 3.5 - 0.5, 1 - -1]
-    assert loss(rebel, logp_BT, batch) == pytest.approx(sum(g * g for g in gaps) / len(gaps))
+    logp_BT, batch = at_the_start(*labelled_pairs())
+    gaps_B = torch.tensor([2.0, 2.0, 0.5, 0.5, 3.0, 3.0], dtype=torch.float64)  # of rewards, not only their order
+    batch = replace(batch, reward_B=gaps_B * labels(batch))
+    rebel, rloo = build("rebel", eta=0.7), build("rloo", kl=0.0)
+    # REBEL counts pairs, RLOO completions, of which there are twice as many.
+    same(pull(rebel, logp_BT, batch), 4 / 0.7 * pull(rloo, logp_BT, batch))
+    assert loss(rebel, logp_BT, batch) == pytest.approx((4.0**2 + 1.0**2 + 6.0**2) / 3)
 
 
 @pytest.mark.parametrize("credit", [GroupMean(), GroupZScore(), LeaveOneOut(), GroupSoftmax(0.7)], ids=repr)
@@ -226,39 +201,45 @@ def test_gro_against_old_or_ref_starts_as_reinforce(base: str, shift: str):
 
 
 @pytest.mark.parametrize(
-    ("weight", "value", "strength"),
+    ("algorithm", "value", "strength"),
     [
-        (Logistic(0.3), math.log(2), 0.3 / 2),
-        (Logistic(0.3, smoothing=0.1), math.log(2), 0.3 * (0.5 - 0.1)),
-        (RobustLogistic(0.3, 0.1), math.log(2), 0.3 / (2 * (1 - 2 * 0.1))),
-        (Ipo(0.3), 1 / (4 * 0.3**2), 1 / 0.3),
-        # f(0) and −βf′(0) of the six GPO losses
-        (Logistic(2.0), math.log(2), 2 * 0.5),
-        (Hinge(2.0), 1, 2 * 1),
-        (Squared(2.0), 1, 2 * 2),
-        (Exponential(2.0), 1, 2 * 1),
-        (TruncatedQuadratic(2.0), 1, 2 * 2),
-        (Savage(2.0), 0.25, 2 * 0.25),
+        (build("dpo", beta=0.3), math.log(2), 0.3 / 2),
+        (build("dpo", beta=0.3, label_smoothing=0.1), math.log(2), 0.3 * (0.5 - 0.1)),
+        (build("dpo", beta=0.3, label_smoothing=0.1, robust=True), math.log(2), 0.3 / (2 * (1 - 2 * 0.1))),
+        (build("ipo", beta=0.3), 1 / (4 * 0.3**2), 1 / 0.3),
+        # f(0) and −βf′(0)
+        (build("gpo", loss="logistic", beta=2.0), math.log(2), 2 * 0.5),
+        (build("gpo", loss="hinge", beta=2.0), 1, 2 * 1),
+        (build("gpo", loss="squared", beta=2.0), 1, 2 * 2),
+        (build("gpo", loss="exponential", beta=2.0), 1, 2 * 1),
+        (build("gpo", loss="truncated_quadratic", beta=2.0), 1, 2 * 2),
+        (build("gpo", loss="savage", beta=2.0), 0.25, 2 * 0.25),
+        (build("apo_zero", beta=0.4), 1, 0.4 / 4),
+        (build("sppo", beta=0.4), 2 / (4 * 0.4**2), 1 / 0.4),
+        # both ½: KL(½‖1 − ε), and its slope
+        (build("exo", beta=0.4, label_smoothing=0.1), -math.log(2) - math.log(0.1 * 0.9) / 2, 0.1 * math.log(9)),
     ],
-    ids=repr,
+    ids=str,
 )
-def test_preferences_start_with(weight: Weight, value: float, strength: float):
+def test_preferences_start_with(algorithm: Algorithm, value: float, strength: float):
     logp_BT, batch = at_the_start(*pairs())
-    algorithm = preference(weight)
     assert loss(algorithm, logp_BT, batch) == pytest.approx(value, abs=1e-14)
     pushes = declared(Labels(), Term(unit=total, share=per_pair, rows="paired"))
     same(pull(algorithm, logp_BT, batch), strength * pull(pushes, logp_BT, batch))
 
 
-def test_kto_and_apo_start_with():
-    logp_BT, batch = at_the_start(*pairs())
-    bell = Term(
-        unit=total, anchor=REF, weight=Bell(0.4), value=Desirability(1.0, 1.0), rows="paired", share=per_sequence
-    )
-    kto, apo = declared(Labels(), bell), declared(Labels(), replace(bell, share=per_pair))
-    assert loss(kto, logp_BT, batch) == pytest.approx(0.5)
-    assert loss(apo, logp_BT, batch) == pytest.approx(1.0)
-    same(pull(kto, logp_BT, batch), pull(build("dpo", beta=0.4), logp_BT, batch) / 4)
+def test_kto_and_bco_start_with():
+    update = at_the_start(*labelled_pairs())
+    assert loss(build("kto", desirable=1.2, undesirable=0.8), *update) == pytest.approx((1.2 + 0.8) / 2 / 2)
+    same(pull(build("kto", beta=0.4), *update), pull(build("dpo", beta=0.4), *update) / 4)
+    assert loss(build("bco"), *update) == pytest.approx(math.log(2))
+    same(pull(build("bco", beta=0.4), *update), pull(build("dpo", beta=0.4), *update) / 2)
+
+
+def test_spin_starts_as_dpo_of_demonstrations_and_samples():
+    logp_BT, batch = at_the_start(*labelled_pairs())
+    demonstrated = replace(batch, role_B=(labels(batch) > 0).long(), reward_B=None)
+    same(pull(build("spin"), logp_BT, demonstrated), pull(build("dpo"), logp_BT, batch))
 
 
 # --- always ----------------------------------------------------------------------------------------------------------
@@ -270,12 +251,15 @@ def agree(one_: Algorithm, other: Algorithm, factor: float, update: tuple[Tensor
     assert loss(one_, *update) == pytest.approx(factor * loss(other, *update), abs=1e-12)
 
 
-@pytest.mark.parametrize("beta", [0.1, 0.5, 3.0])
-def test_gro_of_a_labelled_pair_is_dpo(beta: float):
-    # GRO counts completions, DPO pairs, of which there are half as many.
-    logp_BT, batch = pairs()
-    index_B = torch.nonzero(torch.isin(batch.group_B, torch.tensor([0, 7])))[:, 0]  # labelled ±1, nothing missing
-    update = logp_BT[index_B], batch.rows(index_B)
+beta = st.floats(0.05, 3)
+seeds = st.integers(0, 99)
+sometimes = settings(max_examples=10, deadline=None)
+
+
+@sometimes
+@given(beta=beta, seed=seeds)
+def test_gro_of_a_labelled_pair_is_dpo(beta: float, seed: int):
+    update = labelled_pairs(seed)
     gro = build(
         "gro",
         credit="mean",
@@ -286,22 +270,56 @@ def test_gro_of_a_labelled_pair_is_dpo(beta: float):
         share="per_sequence",
         target_weight=0,
     )
+    # GRO counts completions, DPO pairs, of which there are half as many.
     agree(gro, build("dpo", beta=beta), 1 / beta, update)
     (term,) = gro.terms
     assert isinstance(term, Term)
     agree(declared(gro.credit, replace(term, share=per_pair)), build("dpo", beta=beta), 2 / beta, update)
 
 
-def test_gpo_squared_is_ipo_and_logistic_is_dpo():
-    for beta in (0.1, 0.8):
-        agree(preference(Squared(beta)), preference(Ipo(beta / 2)), beta**2, pairs())
-        agree(preference(Logistic(beta)), build("dpo", beta=beta), 1, pairs())
+@sometimes
+@given(beta=beta, seed=seeds)
+def test_members_of_the_gpo_family(beta: float, seed: int):
+    update, dpo = pairs(seed), build("dpo", beta=beta)
+    agree(build("gpo", loss="squared", beta=beta), build("ipo", beta=beta / 2), beta**2, update)
+    agree(build("gpo", loss="logistic", beta=beta), dpo, 1, update)
+    agree(build("dpo", beta=beta, robust=True), dpo, 1, update)  # no label is flipped
 
 
-def test_cpl_without_bias_is_dpo_without_reference():
-    zero = Anchor("zero", (partner,))
-    cpl = preference(Logistic(0.3), unit=Discounted(1.0), anchor=Anchor("zero", (Partner(1.0),)))
-    agree(cpl, preference(Logistic(0.3), anchor=zero), 1, pairs())
+@sometimes
+@given(delta=st.floats(0.2, 5), seed=seeds)
+def test_slic_without_imitation_is_the_hinge(delta: float, seed: int):
+    hinge = of_base("zero", build("gpo", loss="hinge", beta=1 / delta))
+    agree(build("slic", delta=delta, imitation=0.0), hinge, delta, pairs(seed))
+
+
+def of_base(base: Base, algorithm: Algorithm) -> Algorithm:
+    """The algorithm of one term with another base."""
+    (term,) = algorithm.terms
+    assert isinstance(term, Term)
+    return replace(algorithm, terms=(replace(term, anchor=replace(term.anchor, base=base)),))
+
+
+@sometimes
+@given(beta=beta, seed=seeds)
+def test_cpl_without_bias_is_dpo_without_reference(beta: float, seed: int):
+    agree(build("cpl", beta=beta, bias=1.0), of_base("zero", build("dpo", beta=beta)), 1, pairs(seed))
+
+
+@sometimes
+@given(beta=beta, seed=seeds)
+def test_spin_against_ref_is_dpo_of_demonstrations_and_samples(beta: float, seed: int):
+    logp_BT, batch = labelled_pairs(seed)
+    spin, dpo = build("spin", beta=beta, base="ref"), build("dpo", beta=beta)
+    demonstrated = replace(batch, role_B=(labels(batch) > 0).long(), reward_B=None)
+    same(pull(spin, logp_BT, demonstrated), pull(dpo, logp_BT, batch))
+    assert loss(spin, logp_BT, demonstrated) == pytest.approx(loss(dpo, logp_BT, batch), abs=1e-12)
+
+
+@sometimes
+@given(beta=beta, seed=seeds)
+def test_nca_of_a_cold_softmax_is_that_of_pairs(beta: float, seed: int):
+    agree(build("nca", beta=beta, temperature=1e-3), build("nca", beta=beta), 1, labelled_pairs(seed))
 
 
 def of_equal_lengths(logp_BT: Tensor, batch: Batch, tokens: int) -> tuple[Tensor, Batch]:
@@ -312,15 +330,19 @@ def of_equal_lengths(logp_BT: Tensor, batch: Batch, tokens: int) -> tuple[Tensor
     return logp_BT, replace(batch, mask_BT=mask_BT)
 
 
-def test_simpo_of_equal_lengths_is_dpo_without_reference():
-    zero, update = Anchor("zero", (partner,)), of_equal_lengths(*pairs(), tokens=4)
-    simpo = preference(Logistic(2.0), unit=average, anchor=zero)
-    agree(simpo, preference(Logistic(2.0 / 4), anchor=zero), 1, update)
+@sometimes
+@given(beta=beta, seed=seeds)
+def test_simpo_of_equal_lengths_is_dpo_without_reference(beta: float, seed: int):
+    update = of_equal_lengths(*pairs(seed), tokens=4)
+    agree(build("simpo", beta=beta, gamma=0.0), of_base("zero", build("dpo", beta=beta / 4)), 1, update)
+    margin = of_base("zero", build("dpo", beta=beta / 4, margin=0.7))
+    agree(build("simpo", beta=beta, gamma=0.7), margin, 1, update)
 
 
-def test_apo_zero_is_kto_of_balanced_pairs():
-    bell = Term(unit=total, anchor=REF, weight=Bell(0.4), value=Desirability(), rows="paired", share=per_sequence)
-    agree(declared(Labels(), replace(bell, share=per_pair)), declared(Labels(), bell), 2, pairs())
+@sometimes
+@given(beta=beta, seed=seeds)
+def test_apo_zero_is_kto_of_balanced_pairs(beta: float, seed: int):
+    agree(build("apo_zero", beta=beta), build("kto", beta=beta), 2, labelled_pairs(seed))  # no mismatches: z0 = 0
 
 
 def test_separation_vanishes_into_reinforce():

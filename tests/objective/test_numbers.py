@@ -397,7 +397,7 @@ def test_gro_pairwise_on_softmax_credit():
         ({"credit": "mean", "value": "prospect"}, [0.661263, -0.949139, 0.160428, -0.949139]),
         (
             {"credit": "mean", "value": "exp", "beta": 0.5, "kappa": 0},
-            [math.exp(2 * a) for a in (0.625, -0.375, 0.125)],
+            [math.exp(1.25), math.exp(-0.75), math.exp(0.25)],
         ),
     ],
     ids=str,
