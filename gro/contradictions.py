@@ -79,6 +79,8 @@ def _without_prompts(config: Config, algorithm: Algorithm) -> Iterator[str]:
             yield f"{key}: given, but there are no online prompts, whose answers it is about"
     if algorithm.beside:
         yield f"online: none given, but {algorithm.name} compares demonstrations with the policy's own answers"
+    elif "greedy" in algorithm.reads:
+        yield f"online: none given, but {algorithm.name} subtracts the reward of a prompt's greedy answer"
     if algorithm.roles == {"targets"} and not config.offline:
         yield f"offline: none given, but {algorithm.name} learns from demonstrations only"
 
@@ -187,7 +189,7 @@ def _of_passes(config: Config, algorithm: Algorithm) -> Iterator[str]:
 
 def advice(config: Config, algorithm: Algorithm) -> Iterator[str]:
     """What is allowed, and yet probably not what was meant."""
-    from gro.objective.credit import GroupZScore
+    from gro.objective.credit import GroupZScore, Labels
 
     credit: object = algorithm.credit
     while (inner := getattr(credit, "inner", None)) is not None:
@@ -196,6 +198,11 @@ def advice(config: Config, algorithm: Algorithm) -> Iterator[str]:
         yield (
             "group_size: of 2 rewards that differ, the z-scores are the same two numbers however much they differ; 3 "
             "or more, or a credit without the standard deviation, lets their size count"
+        )
+    if config.online is not None and config.group_size == 1 and isinstance(credit, Labels) and not algorithm.pairs:
+        yield (
+            f"group_size: {algorithm.name} takes an answer alone for good or bad by the sign of its reward, so that a "
+            "reward of 0 teaches nothing; 2 or more are compared with their mean"
         )
     if algorithm.max_kl is not None and config.training.updates_per_step == 1:
         yield (

@@ -28,6 +28,7 @@ from gro.data.dataset import Dataset
 from gro.errors import GroError
 from gro.evaluation.heldout import check_kind
 from gro.objective import Algorithm
+from gro.objective.credit import Labels
 from gro.policy.limits import longest_row
 from gro.rewards import Rewards
 from gro.runs.terminal import number, printable
@@ -126,12 +127,21 @@ def _check_type(name: str, dataset: Dataset, algorithm: Algorithm) -> None:
             f"{where}, with one completion for each prompt; {algorithm.name} compares at least {needed} completions of "
             "a prompt"
         )
-    fewest, row = dataset.fewest
-    if kind == "rewarded" and fewest < needed:
-        raise GroError(
-            f"{where}, of which row {row + 1} has {fewest}; {algorithm.name} compares at least {needed} completions of "
-            "a prompt"
-        )
+    if kind == "rewarded":
+        _check_rewards(where, dataset, algorithm, needed)
+
+
+def _check_rewards(where: str, dataset: Dataset, algorithm: Algorithm, needed: int) -> None:
+    signs = isinstance(algorithm.credit, Labels)
+    for key, rewards in dataset.rewards():
+        if len(rewards) < needed:
+            found = f"{len(rewards)} completion{'s' if len(rewards) > 1 else ''}"
+            raise GroError(f"{where}, with {found} in row {key + 1}; {algorithm.name} compares at least {needed}")
+        if signs and rewards == (0.0,):
+            raise GroError(
+                f"{where}, with a reward of 0 in row {key + 1}; {algorithm.name} takes a completion alone for good or "
+                "bad by the sign of its reward, so that 0 teaches nothing: give −1, or a column label"
+            )
 
 
 def _check_length(console: Console, name: str, dataset: Dataset, config: Config, start: Start) -> None:

@@ -194,3 +194,164 @@ def test_held_out_rows_that_are_trained_on_can_be_left_out(tmp_path: Path) -> No
     groups = held_out_rows(console(), recipe, data)
     assert [group.prompt.key for group in groups] == list(range(80, 100))
     check_data(console(), recipe, assemble.build_algorithm(recipe), data, start)
+
+
+# --- every source of data ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sums with a model that has learnt to write numbers, and a reward that tells most answers apart."""
+    folder = tmp_path_factory.mktemp("sums")
+    write_data(folder)
+    (folder / "mine.py").write_text(
+        "def digits(completions, **columns):\n    return [float(sum(map(str.isdigit, c))) for c in completions]\n"
+        "def one(completions, **columns):\n    return [1.0 for c in completions]\n"
+    )
+    done = cli("train", sft(folder, training={"steps": 30}, eval=None, rewards=[]))
+    assert done.code == 0, done.err
+    return folder
+
+
+def trained(folder: Path, name: str, **keys: Any) -> tuple[dict[str, list[float]], Any]:
+    """Metrics by step of a run on the sums, and its rollouts of the first step.  Online unless said otherwise."""
+    done = cli("train", online(folder, name=name, **{"rewards": [f"{folder}/mine.py:digits"], **keys}))
+    assert done.code == 0, done.err
+    with RunReader(folder / name) as reader:
+        return {k: v[1].tolist() for k, v in reader.metrics().items()}, reader.rollouts(1)
+
+
+def refused(folder: Path, name: str, **keys: Any) -> str:
+    done = cli("check", online(folder, name=name, **{"rewards": [f"{folder}/mine.py:digits"], **keys}))
+    assert done.code == 2
+    return " ".join(done.err.split())
+
+
+def logged(folder: Path, *rows: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a recipe that learns from these rows alone."""
+    path = write_rows(folder / "logged.jsonl", ({"prompt": f"{i}+1=", **row} for i, row in enumerate(rows)))
+    return {"online": None, "offline": {"path": str(path)}, "rewards": []}
+
+
+def test_preferences_are_learnt_from_the_best_and_the_worst_answer(sums: Path) -> None:
+    metrics, rollouts = trained(sums, "pairs", algorithm="dpo", group_size=4, training={"steps": 2, "record_groups": 9})
+    assert all(a + b == 4 for a, b in zip(metrics["pairs"], metrics["pairs/ties"], strict=True))
+    assert {"rewards/accuracies", "rewards/margins"} <= metrics.keys()
+    by_group: dict[int, list[float]] = {}
+    for record in rollouts:
+        by_group.setdefault(record.group, []).append(record.reward)
+    assert all(len(rewards) == 2 and rewards[0] > rewards[1] for rewards in by_group.values())
+    # The reward that is told is that of all 16 answers, not of the extremes.
+    assert (metrics["reward"][0] * 16) % 1 == pytest.approx(0)
+
+
+def test_no_pair_at_all_is_an_alarm(sums: Path) -> None:
+    done = cli("train", online(sums, name="ties", algorithm="dpo", rewards=[f"{sums}/mine.py:one"], eval=None))
+    assert done.code == 0, done.err
+    assert "no group has any variance in its rewards, so there is nothing to learn" in done.out
+    with RunReader(sums / "ties") as reader:
+        assert reader.metrics()["pairs"][1].tolist() == [0, 0]
+        assert reader.metrics()["grad_norm"][1].tolist() == [0, 0]
+
+
+def test_the_reference_can_follow_the_policy(sums: Path) -> None:
+    """The loss of the step after is that of a policy that is its reference, log 2."""
+    training, optimizer = {"steps": 4, "refresh_reference": 2}, {"learning_rate": 3e-3}
+    offline = {"online": None, "rewards": [], "offline": {"path": f"{sums}/pairs.jsonl"}}
+    metrics, _ = trained(sums, "iterative", algorithm="dpo", training=training, optimizer=optimizer, **offline)
+    first, second, third, fourth = metrics["loss"]
+    assert first == third == pytest.approx(0.693147, abs=1e-6)
+    assert max(second, fourth) < 0.69
+
+
+def test_demonstrations_stand_beside_the_answers(sums: Path) -> None:
+    metrics, rollouts = trained(sums, "hybrid", algorithm={"name": "hpt", "threshold": 1.0})
+    assert [r.role for r in rollouts if r.group == 0] == ["sample"] * 4 + ["target"]
+    texts = {r.prompt.removesuffix("="): r.completion for r in rollouts if r.role == "target"}
+    assert all(text.startswith(str(sum(map(int, prompt.split("+"))))) for prompt, text in texts.items())
+    assert (metrics["reward"][0] * 16) % 1 == pytest.approx(0), "of the answers alone"
+    error = refused(
+        sums, "bare", algorithm="hpt", online={"path": f"{sums}/sums.jsonl", "columns": {"completion": "x"}}
+    )
+    assert "online: hpt needs a demonstration with every prompt." in error
+    assert "field 'x'" in error
+    bare = write_rows(sums / "bare.jsonl", [{"prompt": "1+1=", "answer": 2}])
+    error = refused(sums, "bare", algorithm="hpt", online={"path": str(bare)})
+    assert (
+        "field 'completion': found the columns 'prompt', 'answer'; expected a column of the type prompt_comp" in error
+    )
+
+
+def test_an_answer_against_a_demonstration_needs_no_reward(sums: Path) -> None:
+    metrics, rollouts = trained(sums, "spin", algorithm="spin", group_size=1, rewards=[])
+    assert [(r.role, r.reward) for r in rollouts if r.group == 0] == [("sample", None), ("target", None)]
+    assert metrics["rewards/failed"] == [0, 0]
+    assert metrics["loss"][0] == pytest.approx(0.693147, abs=1e-6)
+    assert metrics["grad_norm"][0] > 0
+
+
+def test_answers_to_other_prompts_are_scored_and_not_shown(sums: Path) -> None:
+    metrics, rollouts = trained(sums, "kto", algorithm="kto")
+    assert {r.role for r in rollouts} == {"sample"}
+    assert len(rollouts) == 16
+    same, _ = trained(sums, "rloo", algorithm={"name": "rloo"})
+    for name in (
+        "reward",
+        "reward_std",
+        "frac_reward_zero_std",
+        "completions/mean_length",
+        "entropy",
+        "rewards/failed",
+    ):
+        assert metrics[name][0] == pytest.approx(same[name][0], abs=1e-6), name
+
+
+def test_answers_of_earlier_steps_are_replayed(sums: Path) -> None:
+    algorithm, training = {"name": "awr", "baseline": "group"}, {"steps": 3}
+    replay = {"capacity": 8, "per_step": 6}
+    metrics, _ = trained(sums, "replay", algorithm=algorithm, training=training, replay=replay)
+    assert metrics["replay/groups"] == [4, 8, 8]
+    assert metrics["replay/age"][0] == 0
+    assert 0 < metrics["replay/age"][2] < 2
+
+
+def test_prompts_that_teach_nothing_are_replaced(sums: Path) -> None:
+    resample = {"rounds": 2, "by": "digits"}
+    rewards = [f"{sums}/mine.py:digits", {"reward": "overlong", "limit": 3, "cache": 2}]
+    metrics, _ = trained(sums, "dynamic", algorithm="dapo", resample=resample, rewards=rewards, group_size=2)
+    asked, kept = metrics["resample/prompts"], metrics["resample/informative"]
+    assert all(4 <= a <= 12 and k <= 4 for a, k in zip(asked, kept, strict=True))
+    assert all(a == 4 or k < a for a, k in zip(asked, kept, strict=True))
+    wrong = cli("train", online(sums, name="misnamed", resample={"by": "digit"}, rewards=rewards))
+    assert wrong.code == 2
+    assert "resample.by: no reward is called 'digit', did you mean 'digits'?; there is digits, overlong" in wrong.err
+
+
+def test_logged_answers_with_their_rewards(sums: Path) -> None:
+    answers = [{"completions": [str(i + 1), "?", str(i)], "rewards": [1, 0, 0.5]} for i in range(8)]
+    metrics, _ = trained(sums, "logged", **logged(sums, *answers))
+    assert metrics["grad_norm"][0] > 0
+    metrics, rollouts = trained(sums, "logged-dpo", algorithm="dpo", **logged(sums, *answers))
+    assert metrics["pairs"] == [4, 4]
+    assert [(r.completion.split("<")[0], r.reward) for r in rollouts[1::2]] == [("?", 0.0)] * 4
+    error = refused(sums, "lonely", **logged(sums, *answers, {"completions": ["3"], "rewards": [1]}))
+    assert "of type rewarded, with 1 completion in row 9; grpo compares at least 2" in error
+    error = refused(sums, "lonely", algorithm="dpo", **logged(sums, {"completion": "3", "reward": 1}))
+    assert "with 1 completion in row 1; dpo compares at least 2" in error
+    error = refused(sums, "demonstrated", algorithm="sft", **logged(sums, {"completion": "3", "reward": 1}))
+    assert "sft learns from demonstrations. offline.kind: prompt_completion takes a column completion" in error
+    rows = [{"completion": "3", "reward": reward} for reward in (1, -1, 0)]
+    error = refused(sums, "signs", algorithm="kto", **logged(sums, *rows))
+    assert (
+        "with a reward of 0 in row 3; kto takes a completion alone for good or bad by the sign of its reward" in error
+    )
+
+
+def test_answers_of_a_file_are_judged_by_the_recipes_rewards(sums: Path) -> None:
+    keys = logged(sums, *({"completions": [str(i), "?"]} for i in range(6)))
+    keys["offline"]["kind"] = "rewarded"
+    error = refused(sums, "unjudged", **keys)
+    assert "logged.jsonl has no column of rewards; `rewards` would judge its rows" in error
+    metrics, rollouts = trained(sums, "judged", **keys | {"rewards": [f"{sums}/mine.py:digits"]})
+    assert [r.reward for r in rollouts] == [1.0, 0.0] * 4
+    assert metrics["grad_norm"][0] > 0

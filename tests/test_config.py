@@ -181,6 +181,9 @@ def test_what_was_hardly_meant_is_pointed_out() -> None:
     (two,) = notes(group_size=2)
     assert two.startswith("group_size: of 2 rewards that differ, the z-scores are the same two numbers")
     assert notes(group_size=2, algorithm="dr_grpo") == []
+    (alone,) = notes(group_size=1, algorithm="kto")
+    assert alone.startswith("group_size: kto takes an answer alone for good or bad by the sign of its reward")
+    assert notes(group_size=2, algorithm="kto") == []
     ppo = {"name": "ppo", "max_kl": 0.02}
     assert notes(algorithm=ppo, training__epochs=2) == []
     (early,) = notes(algorithm=ppo)
@@ -332,6 +335,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"algorithm": "hpt", "online.kind": "prompt_only"},
         "online.kind: prompt_only, but hpt needs a demonstration with every prompt: prompt_completion",
     ),
+    (OFFLINE, {"algorithm": "remax"}, "online: none given, but remax subtracts the reward of a prompt's greedy answer"),
     (
         OFFLINE,
         {"algorithm": "hpt"},

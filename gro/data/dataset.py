@@ -69,10 +69,9 @@ class Dataset(Sequence[Group]):
         """Whether the completions have yet to be judged."""
         return any(c.label is not None and math.isnan(c.label) for c in self._records[0].completions)
 
-    @property
-    def fewest(self) -> tuple[int, int]:
-        """The fewest completions of a row, and the key of the first such row."""
-        return min((len(r.completions), r.key) for r in self._records)
+    def rewards(self) -> Iterator[tuple[int, tuple[float | None, ...]]]:
+        """Every row's key with the rewards of its completions as the file gives them, without making groups."""
+        return ((r.key, tuple(c.label for c in r.completions)) for r in self._records)
 
     @property
     def sha256(self) -> str:
