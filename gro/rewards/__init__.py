@@ -5,6 +5,7 @@ call by name.
 """
 
 from gro.rewards.batch import Trouble
+from gro.rewards.combine import Normalised
 from gro.rewards.functions import TrainerState, reward
 from gro.rewards.pool import Pool
 from gro.rewards.registry import named
@@ -13,6 +14,7 @@ from gro.rewards.spec import RewardSpec
 
 __all__ = [
     "Failure",
+    "Normalised",
     "Pool",
     "RewardSpec",
     "Rewards",

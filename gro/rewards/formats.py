@@ -178,14 +178,15 @@ def _check_schema(params: Params) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _validator(schema_text: str) -> Any:
-    import jsonschema
+    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.validators import validator_for
     from referencing import Registry
 
     schema = json.loads(schema_text)
-    kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    kind = validator_for(schema, default=Draft202012Validator)
     try:
         kind.check_schema(schema)
-    except jsonschema.SchemaError as error:
+    except SchemaError as error:
         raise ValueError(f"schema is no JSON schema: {error.message} at {error.json_path}") from error
     # An empty registry: a $ref to an address is an error and not a request.
     return kind(schema, registry=Registry())

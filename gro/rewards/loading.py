@@ -46,8 +46,8 @@ def _find(place: str) -> Callable[..., Any]:
     file_or_module, colon, function = NAMED.get(place, place).rpartition(":")
     if not colon:
         raise GroError(
-            f"reward {place!r} is not known{_similar(place, NAMED)}. Give one of {quoted(NAMED)}, path/to/file.py:function, "
-            "package.module:function or http://host/path"
+            f"reward {place!r} is not known{_similar(place, NAMED)}. Give one of {quoted(NAMED)}, "
+            "path/to/file.py:function, package.module:function or http://host/path"
         )
     is_file = file_or_module.endswith(".py") or "/" in file_or_module
     module = _module_of_file(file_or_module) if is_file else _module_of_name(file_or_module)

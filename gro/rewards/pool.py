@@ -269,6 +269,12 @@ class Pool:
             self._select.unregister(worker.process.output)
         return worker.process.end(patience)
 
+    def restart(self) -> None:
+        """New processes in the place of the old ones, for a reward whose state cannot be trusted."""
+        for worker in tuple(self._workers):
+            self._stop(worker)
+            self._start()
+
     def close(self) -> None:
         """Kill the processes."""
         self._end()

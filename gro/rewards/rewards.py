@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from gro.errors import GroError
 from gro.rewards.batch import Batch, Kind, Trouble
+from gro.rewards.combine import weighted_sum
 from gro.rewards.functions import TrainerState
 from gro.rewards.pool import MEMORY_LIMIT, Pool
-from gro.rewards.selfcheck import check_order
+from gro.rewards.selfcheck import Canaries, check_order
 from gro.rewards.spec import RewardSpec
 
 if TYPE_CHECKING:  # only types: the rewards themselves never need torch
@@ -75,6 +76,7 @@ class Rewards:
         time_limit: float | None = None,
         failure_stop_share: float = 0.5,
         on_failure: Callable[[Failure], None] | None = None,
+        on_notice: Callable[[str], None] | None = None,
         workers: int = 2,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
@@ -82,8 +84,8 @@ class Rewards:
 
         decode: token ids to text, special tokens skipped.  time_limit: seconds for one call; None: what each function
         says.  failure_stop_share: `score` raises when a reward fails on more than this share of a step's completions.
-        on_failure: called with every failure.  workers: processes per samplewise reward.  memory_limit: bytes of
-        private memory per process.
+        on_failure: called with every failure.  on_notice: called with what is found odd about a reward.  workers:
+        processes per samplewise reward.  memory_limit: bytes of private memory per process.
         """
         self.specs = tuple(RewardSpec.parse(spec) for spec in specs)
         if not self.specs:
@@ -92,8 +94,9 @@ class Rewards:
             raise GroError(f"failure_stop_share is a share between 0 and 1, not {failure_stop_share!r}")
         self._decode = decode
         self._stop_share = failure_stop_share
-        self._on_failure = on_failure
-        self._checked: set[str] = set()
+        self._on_failure, self._on_notice = on_failure, on_notice
+        self._canaries: dict[str, Canaries | None] = {}
+        """Of the rewards that have been checked."""
         self._pools: dict[str, Pool] = {}
         self.failures: list[Failure] = []
         """Of the latest call of `score`."""
@@ -141,8 +144,8 @@ class Rewards:
             self._note_logged(batch, samples)
         self._stop_if_too_many(len(samples))
         for name, batch in batches.items():
-            self._check_once(name, batch, columns, state)
-        return _with_rewards(groups, samples, batches, [spec.weight for spec in self.specs])
+            self._check(name, batch, columns, state)
+        return _with_rewards(groups, samples, batches, self.specs)
 
     def close(self) -> None:
         """Kill the processes."""
@@ -206,13 +209,18 @@ class Rewards:
                 + "\n".join(text.rstrip() for text in (first.traceback, first.output) if text)
             )
 
-    def _check_once(self, name: str, batch: Batch, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> None:
-        if name in self._checked:
-            return
-        self._checked.add(name)
-        notice = check_order(self._pools[name], name, batch, columns, state)
+    def _check(self, name: str, batch: Batch, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> None:
+        pool = self._pools[name]
+        if name not in self._canaries:
+            notice = check_order(pool, name, batch, columns, state)
+            self._canaries[name] = Canaries.of(pool, batch, columns, state)
+        else:
+            canaries = self._canaries[name]
+            notice = None if canaries is None else canaries.drifted(pool, name)
         if notice is not None:
             self.notices.append(notice)
+            if self._on_notice is not None:
+                self._on_notice(notice)
 
 
 def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -258,17 +266,16 @@ def _with_rewards(
     groups: Sequence[Group],
     samples: Sequence[_Sample],
     batches: Mapping[str, Batch],
-    weights: Sequence[float],
+    specs: Sequence[RewardSpec],
 ) -> list[Group]:
     completions = [list(group.completions) for group in groups]
     for row, sample in enumerate(samples):
         scores = {name: batch.scores[row] for name, batch in batches.items()}
         parts = {name: None if isinstance(score, Trouble) else score for name, score in scores.items()}
         failed = any(isinstance(score, Trouble) for score in scores.values())
-        terms = [w * part for w, part in zip(weights, parts.values(), strict=True) if part is not None]
         completions[sample.group][sample.at] = replace(
             completions[sample.group][sample.at],
-            reward=sum(terms) if terms and not failed else None,
+            reward=None if failed else weighted_sum(parts, specs),
             rewards=parts,
         )
     return [replace(group, completions=tuple(mine)) for group, mine in zip(groups, completions, strict=True)]

@@ -1,9 +1,14 @@
-"""Does a reward give each completion its own score?  Found out once, at first use, where it is cheap."""
+"""Does a reward give each completion its own score, and the same one later?  Found out where it is cheap.
+
+At first use a few completions are scored in two orders.  They are kept, and asked about again now and then: a reward
+whose state was changed by a hostile completion, or by itself, is noticed by what it says of the same text.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from gro.errors import GroError
@@ -15,6 +20,8 @@ CHECKED = 8
 """Completions that are scored again."""
 CHEAP = 1.0
 """Seconds.  A reward whose first batch took longer is not called again for this."""
+CANARY_EVERY = 20
+"""Calls of `score` between two looks at the canaries."""
 
 
 def check_order(
@@ -66,3 +73,43 @@ def _same(a: Sequence[float], b: Sequence[float]) -> bool:
 
 def _pair(a: Sequence[float], b: Sequence[float]) -> str:
     return next((f"{x:g} and {y:g}" for x, y in zip(a, b, strict=False) if not _same([x], [y])), "of different number")
+
+
+@dataclass(slots=True)
+class Canaries:
+    """Completions of the first batch, with what the reward said of them then."""
+
+    columns: Mapping[str, Sequence[Any]]
+    state: TrainerState
+    scores: Sequence[float]
+    step: int
+    calls: int = 0
+    """Of `score`, since they were last asked about."""
+
+    @classmethod
+    def of(cls, pool: Pool, batch: Batch, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> Canaries | None:
+        """None where a score may rightly depend on the others of its batch, or asking again would be slow or tell
+        nothing, as the reward does not even say the same twice."""
+        rows = [row for row, score in sorted(batch.scores.items()) if isinstance(score, float)][:CHECKED]
+        if not pool.samplewise or not rows or batch.seconds > CHEAP:
+            return None
+        said = [score for row in rows if isinstance(score := batch.scores[row], float)]
+        if not _same(said, _scores(pool, columns, rows, state) or []):
+            return None
+        kept = {name: [values[row] for row in rows] for name, values in columns.items()}
+        return cls(kept, state, said, state.global_step)
+
+    def drifted(self, pool: Pool, name: str) -> str | None:
+        """Asks again, each CANARY_EVERY calls: a notice where the answer is another, and new processes."""
+        self.calls += 1
+        if self.calls < CANARY_EVERY:
+            return None
+        self.calls = 0
+        now = _scores(pool, self.columns, range(len(self.scores)), self.state)
+        if now is None or _same(self.scores, now):
+            return None  # where it fails, the failures tell
+        pool.restart()
+        return (
+            f"reward {name!r} gives a completion of step {self.step} another score than it did then "
+            f"({_pair(self.scores, now)}): something has changed its state; its processes were replaced"
+        )

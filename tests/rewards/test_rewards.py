@@ -199,6 +199,46 @@ def test_a_function_that_changes_its_mind_is_noted_once() -> None:
     assert "reward 'moody' gives the same completions different scores when asked twice" in notice
 
 
+def test_a_reward_whose_state_was_poisoned_is_noticed_and_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gro.rewards.selfcheck.CANARY_EVERY", 3)
+    place = write(
+        tmp_path,
+        "bonus = []\n@reward(samplewise=True)\ndef f(completions):\n"
+        "    if completions == ['poison']: bonus.append(1.0)\n"
+        "    return [len(c) + sum(bonus) for c in completions]\n",
+    )
+    told: list[str] = []
+    with Rewards([f"{place}:f"], decode, workers=1, on_notice=told.append) as rewards:
+        for step, text in enumerate(["a", "b", "poison", "c", "d", "e", "f"]):
+            (scored,) = rewards.score([group("p", text)], step=step)
+            assert told == rewards.notices
+            assert len(told) == (step >= 3), step
+            assert scored.completions[0].reward == len(text) + (step in (2, 3)), step
+    assert "reward 'f' gives a completion of step 0 another score than it did then (1 and 2)" in told[0]
+
+
+def test_what_rightly_changes_is_no_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reward that reads the step is asked as of then; one that never says the same, or reads the batch, is not."""
+    monkeypatch.setattr("gro.rewards.selfcheck.CANARY_EVERY", 1)
+    place = write(
+        tmp_path,
+        "from itertools import count\ncalls = count()\n@reward(samplewise=True)\n"
+        "def stepped(completions, trainer_state): return [float(trainer_state.global_step)]\n"
+        "@reward(samplewise=True)\ndef moody(completions): return [float(next(calls))]\n",
+    )
+    with Rewards([f"{place}:stepped", f"{HOSTILE}:relative"], decode) as rewards:
+        for step in range(4):
+            (scored,) = rewards.score([group("p", "a", "b" * step)], step=step)
+            assert scored.completions[0].rewards["stepped"] == step
+        assert rewards.notices == []
+    with Rewards([f"{place}:moody"], decode, workers=1) as rewards:
+        for _ in range(4):
+            rewards.score([group("p", "a", "b")])
+        assert len(rewards.notices) == 1
+
+
 def test_the_check_is_left_out_where_it_would_be_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gro.rewards.selfcheck.CHEAP", 0.1)
     place = write(tmp_path, "def f(completions):\n    time.sleep(0.15)\n    return list(range(len(completions)))\n")
