@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from gro.algorithms import build
 from gro.objective import Algorithm, Anchor, Term, coefficients
 from gro.objective.credit import Credit, Greedy, MovingAverage, NoBaseline
 from gro.objective.shares import per_sequence
 from gro.objective.units import Unit, token, total
 from gro.objective.values import one
-from gro.objective.weights import K1, K2, K3, Corrected, Ratio, RatioK3, Stay, Weight
+from gro.objective.weights import K1, K2, K3, Corrected, Ratio, RatioK3, SampledEntropy, Stay, Weight
 from gro.types import Batch
 
 V, T = 3, 3
@@ -77,6 +78,14 @@ def expected_gradient(
     return torch.autograd.grad(loss, theta_SV)[0]
 
 
+def written_out(loss: Callable[[Tensor, Tensor], Tensor], sampled_from: Tensor) -> Tensor:
+    """[S, V] the same of a loss(u_BT, r_BT), u = ℓ − ℓ_ref and r = e^(ℓ − ℓ_old), differentiated as it stands."""
+    theta_SV = THETA.clone().requires_grad_()
+    logp_BT = logp(theta_SV)
+    loss_BT = loss(logp_BT - logp(REFERENCE), (logp_BT - logp(sampled_from)).exp())
+    return torch.autograd.grad((probability(sampled_from)[:, None] * loss_BT).sum(), theta_SV)[0]
+
+
 def gradient(divergence: Callable[[Tensor], Tensor]) -> Tensor:
     theta_SV = THETA.clone().requires_grad_()
     return torch.autograd.grad(divergence(theta_SV), theta_SV)[0]
@@ -126,6 +135,7 @@ def test_k1_in_the_loss_is_refused():
     # …because this is what it would do: w = −β on completions of θ itself.
     k1 = -0.1 * expected_gradient(Term(unit=token, value=one, share=per_sequence), sampled_from=THETA)
     assert float(k1.abs().max()) < 1e-15
+    assert float(written_out(lambda u, r: 0.1 * u, sampled_from=THETA).abs().max()) < 1e-15
 
 
 def test_k2_is_the_reverse_kl_state_by_state():
@@ -145,12 +155,20 @@ def test_k3_is_the_forward_kl():
     equal(expected_gradient(in_loss(K3(0.3), unit=total), sampled_from=THETA), 0.3 * FORWARD)
 
 
+def test_the_pull_of_k3_has_no_bound():
+    u, one_ = torch.tensor([-1.0, -5.0, -10.0, 10.0], dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    assert K3(1.0)(u, one_, one_, None).tolist() == pytest.approx([1.718282, 147.413159, 22025.465795, -0.999955])
+    assert K2(1.0)(u, one_, one_, None).tolist() == [1, 5, 10, -10]
+
+
 @pytest.mark.parametrize("sampled_from", [THETA, BEHAVIOUR], ids=["on-policy", "off-policy"])
 def test_the_ratio_times_k3_is_the_reverse_kl_also_off_policy(sampled_from: Tensor):
     found = expected_gradient(in_loss(RatioK3(0.3), anchor=OLD, second=REF), sampled_from)
     equal(found, 0.3 * reverse_of_states(sampled_from))
     whole = expected_gradient(in_loss(RatioK3(0.3), unit=total, anchor=OLD, second=REF), sampled_from)
     equal(whole, 0.3 * REVERSE)
+    equal(written_out(lambda u, r: 0.3 * r * ((-u).exp() - 1 + u), sampled_from), found)  # d(r·k3)/dℓ = r·u
+    equal(written_out(lambda u, r: 0.3 * r * u, sampled_from), found)  # r·k1 likewise
 
 
 def test_on_policy_it_is_k2():
@@ -163,6 +181,13 @@ def test_the_ratio_times_k2_with_a_constant_ratio_is_the_same():
     equal(expected_gradient(term, sampled_from=BEHAVIOUR), 0.3 * reverse_of_states(BEHAVIOUR))
 
 
+@pytest.mark.parametrize("sampled_from", [THETA, BEHAVIOUR], ids=["on-policy", "off-policy"])
+def test_the_ratio_times_k2_is_biased_where_the_ratio_is_differentiated(sampled_from: Tensor):
+    expected = 0.3 * reverse_of_states(sampled_from)
+    equal(written_out(lambda u, r: 0.3 * r.detach() * u.square() / 2, sampled_from), expected)
+    different(written_out(lambda u, r: 0.3 * r * u.square() / 2, sampled_from), expected)
+
+
 def test_k2_off_policy_is_not():
     different(expected_gradient(in_loss(K2(0.3)), sampled_from=BEHAVIOUR), 0.3 * reverse_of_states(BEHAVIOUR))
 
@@ -172,6 +197,30 @@ def test_stay_is_the_kl_from_old():
     expected = 0.3 * gradient(lambda theta: kl_of_completions(BEHAVIOUR, theta))
     equal(expected_gradient(in_loss(Stay(0.3), anchor=OLD), sampled_from=BEHAVIOUR), expected)
     equal(expected_gradient(in_loss(Stay(0.3), unit=total, anchor=OLD), sampled_from=BEHAVIOUR), expected)
+
+
+def test_stay_is_nothing_at_old_where_the_naive_form_is_noise():
+    batch = Batch(MASK_BT, torch.arange(len(COMPLETIONS)), old_BT=logp(THETA))
+    stay = Algorithm("test", NoBaseline(), (in_loss(Stay(0.3), anchor=OLD),))
+    naive = Algorithm("test", NoBaseline(), (Term(unit=token, value=one, scale=0.3, share=per_sequence),))
+    assert not bool(coefficients(logp(THETA), batch, stay).any())
+    assert bool(coefficients(logp(THETA), batch, naive).all()), "−u = ℓ_old − ℓ, whose weight is +β everywhere"
+    different(coefficients(logp(BEHAVIOUR), batch, stay), coefficients(logp(BEHAVIOUR), batch, naive))
+
+
+@pytest.mark.parametrize(
+    ("kl", "sampled_from", "expected"),
+    [
+        ("k3", THETA, lambda: gradient(lambda theta: kl_of_states(REFERENCE, theta, visits(THETA)))),
+        ("k2", THETA, lambda: reverse_of_states(THETA)),
+        ("rk3", THETA, lambda: reverse_of_states(THETA)),
+        ("rk3", BEHAVIOUR, lambda: reverse_of_states(BEHAVIOUR)),
+    ],
+)
+def test_what_grpo_adds_to_its_loss(kl: str, sampled_from: Tensor, expected: Callable[[], Tensor]):
+    _, term = build("grpo", kl=kl, beta=0.3).terms
+    assert isinstance(term, Term)
+    equal(expected_gradient(term, sampled_from), 0.3 / T * expected())  # the mean over a completion's T tokens
 
 
 @pytest.mark.parametrize("credit", [Greedy(kl=0.3), MovingAverage(kl=0.3)], ids=repr)
@@ -188,15 +237,26 @@ def test_immediate_k1_in_the_reward_is_k2():
     equal(found, 0.3 * reverse_of_states(THETA))
 
 
+def test_k2_and_k3_in_the_reward_are_biased():
+    u_B = (logp(THETA) - logp(REFERENCE)).sum(1)
+    whole = Term(unit=total, share=per_sequence)
+    k3 = expected_gradient(whole, THETA, reward_B=-0.3 * ((-u_B).exp() - 1 + u_B))
+    equal(k3, 0.3 * (REVERSE - FORWARD))
+    different(k3, 0.3 * REVERSE)
+    different(expected_gradient(whole, THETA, reward_B=-0.3 * u_B.square() / 2), 0.3 * REVERSE)
+
+
 def test_sampled_entropy_is_exact_on_policy_and_with_the_ratio_off_policy():
-    def entropy(sampled_from: Tensor) -> Tensor:
+    def less_entropy(sampled_from: Tensor) -> Tensor:
         uniform = torch.zeros_like(THETA)
         return gradient(lambda theta: kl_of_states(theta, uniform, visits(sampled_from)))  # −H + log V
 
-    equal(expected_gradient(in_loss(K2(0.2), anchor=Anchor()), sampled_from=THETA), 0.2 * entropy(THETA))
-    off_policy = in_loss(Corrected(K2(0.2)), anchor=Anchor(), second=OLD)
-    equal(expected_gradient(off_policy, sampled_from=BEHAVIOUR), 0.2 * entropy(BEHAVIOUR))
-    different(expected_gradient(in_loss(K2(0.2), anchor=Anchor()), BEHAVIOUR), 0.2 * entropy(BEHAVIOUR))
+    with_ratio = in_loss(SampledEntropy(0.2), anchor=Anchor(), second=OLD)
+    without = in_loss(K2(0.2), anchor=Anchor())  # w = −c·u
+    for sampled_from in (THETA, BEHAVIOUR):
+        equal(expected_gradient(with_ratio, sampled_from), 0.2 * less_entropy(sampled_from))
+    equal(expected_gradient(without, THETA), 0.2 * less_entropy(THETA))
+    different(expected_gradient(without, BEHAVIOUR), 0.2 * less_entropy(BEHAVIOUR))
 
 
 def test_policy_gradients_are_the_gradient_of_the_expected_reward():
