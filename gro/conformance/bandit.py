@@ -13,8 +13,8 @@ from gro.types import ROLES, Batch
 PROMPTS, TOKENS, VOCABULARY = 4, 2, 4
 BEST = 0
 """The token that is right everywhere."""
-RATE = 0.1
-STEPS = 60
+RATE = 0.2
+STEPS = 30
 
 
 def mean_reward(logits_PTV: Tensor) -> float:

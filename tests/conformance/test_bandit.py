@@ -22,6 +22,8 @@ def test_rewards_and_values_agree_with_the_policy():
     random = torch.Generator().manual_seed(0)
     logits_PTV = torch.randn(PROMPTS, TOKENS, VOCABULARY, generator=random, dtype=torch.float64)
     tokens_BT, batch = rollout(build("rloo"), logits_PTV, logits_PTV, 4000, random)
+    assert batch.reward_B is not None
+    assert batch.values_BT is not None
     right_BT = (tokens_BT == BEST).double()
     torch.testing.assert_close(batch.reward_B, right_BT.mean(1) * 2 - 1)
     assert float(batch.reward_B.mean()) == pytest.approx(mean_reward(logits_PTV), abs=0.02)

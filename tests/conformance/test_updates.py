@@ -53,6 +53,7 @@ def test_what_a_paper_sees_worked_out_by_hand():
 
 def test_gradients_flow_to_the_log_probs():
     logp_BT, batch = groups(1)
+    assert batch.reward_B is not None
     leaf_BT = logp_BT.clone().requires_grad_()
     loss = torch.stack([y.logp.sum() for y in as_a_paper_sees_it(leaf_BT, batch).samples]).sum()
     (gradient_BT,) = torch.autograd.grad(loss, leaf_BT)
