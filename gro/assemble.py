@@ -27,7 +27,7 @@ from gro.policy.folder import find, inspect
 from gro.policy.loading import load_tokenizer
 from gro.policy.policy import Policy
 from gro.recipe import CriticSettings
-from gro.rewards import Failure, Rewards
+from gro.rewards import Failure, Normalised, Rewards
 from gro.runs import files
 from gro.runs.store import CHECKPOINTS, DATABASE, Run
 from gro.training.critic import CriticLearner
@@ -312,10 +312,13 @@ def _unshaped(
         return Mixture(offline, per_step)
     if config.resample is not None and rewards is not None:
         _check_name(config.resample.by, rewards)
+    scorer = rewards
+    if rewards is not None and config.reward_normalise != "none":
+        scorer = Normalised(rewards, config.reward_normalise)
     online: Online | Replay = Online(
         data.online,
         engine,
-        rewards if algorithm.rewarded else None,
+        scorer if algorithm.rewarded else None,
         sampling,
         prompts_per_step=per_step,
         group_size=config.group_size,
@@ -382,12 +385,16 @@ def _strings(fields: Mapping[str, Any]) -> Iterator[str]:
 def rewards_of(
     config: Config, specs: Sequence[Any], tokenizer: PreTrainedTokenizerBase, run: Run | None = None
 ) -> Rewards:
-    """Rewards in their processes; failures go to files of the run."""
+    """Rewards in their processes; failures go to files of the run, and what is odd about a reward to its events."""
 
     def keep(failure: Failure) -> None:
         if run is not None:
             text = f"prompt:\n{failure.prompt}\n\ncompletion:\n{failure.completion}\n\n{failure.traceback}"
             run.failure(f"reward {failure.reward}", f"{text}\n{failure.kind}: {failure.message}", failure.step)
+
+    def note(notice: str) -> None:
+        if run is not None:
+            run.event("warning", notice)
 
     return Rewards(
         specs,
@@ -395,6 +402,7 @@ def rewards_of(
         time_limit=config.reward_time_limit,
         failure_stop_share=config.reward_failure_stop_share,
         on_failure=keep,
+        on_notice=note,
     )
 
 

@@ -49,6 +49,8 @@ def _of_data(config: Config) -> Iterator[str]:
     judged = config.online is not None or any(weighted.data.kind == "rewarded" for weighted in config.offline)
     if config.rewards and config.offline and not judged and config.eval is None:
         yield "rewards: given, but there are neither online prompts nor an eval section with answers to reward"
+    if config.reward_normalise != "none" and config.group_size == 1:
+        yield f"reward_normalise: {config.reward_normalise} compares the answers to a prompt, and group_size is 1"
     both = bool(config.offline and config.online)
     if both and config.offline_share is None:
         yield "offline_share: needed where both offline and online are given: which part of a step's groups is offline"

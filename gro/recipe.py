@@ -164,6 +164,8 @@ class Config(BaseModel):
     """Seconds for one call of every reward whose item gives none; None: what each function says, or 30."""
     reward_failure_stop_share: Share = 0.5
     """Training stops when a reward fails on more than this share of a step's completions."""
+    reward_normalise: Literal["none", "each", "sum"] = "none"
+    """Rewards as z-scores within each prompt's answers: each and then their sum, or the sum; where answers are sampled."""
     eval: EvaluationSettings | None = None
     """Held-out data, measured before and after training; None: no evaluation."""
 
