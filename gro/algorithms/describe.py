@@ -186,7 +186,7 @@ def _credit(algorithm: Algorithm) -> dict[str, str]:
     symbol = algorithm.credit.symbol
     folded = {"R_to-go": f"reward − {kl:g}·Σ_k≥t(ℓ_old − ℓ_ref)"} if "R_to-go" in symbol else {}
     folded = folded or {"R": f"reward − {kl:g}·Σ(ℓ_old − ℓ_ref)"}
-    bare = getattr(algorithm.credit, "inner", algorithm.credit)
+    bare: Any = getattr(algorithm.credit, "inner", algorithm.credit)
     spread = {"group std": f"√(Σ(R − group mean)²/{'(G − 1)' if bare.ddof else 'G'})"} if "group std" in symbol else {}
     return {"A": symbol} | spread | (folded if kl and "R" in symbol and "k≥t" not in symbol else {})
 

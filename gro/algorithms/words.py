@@ -88,8 +88,8 @@ def _kl(algorithm: Algorithm) -> list[str]:
                 f"k1 to the reference in the reward, β = {_bare(algorithm.credit).kl:g} at first, then moved towards "
                 f"{target:g} nats per completion over {horizon:g} completions"
             )
-        case credit if getattr(credit, "kl", 0.0):
-            found.append(f"k1 to the reference in the reward, {_folded(credit)}, β = {credit.kl:g}")
+        case credit if beta := getattr(credit, "kl", 0.0):
+            found.append(f"k1 to the reference in the reward, {_folded(credit)}, β = {beta:g}")
     for term in algorithm.terms:
         match term.weight if isinstance(term, Term) else None:
             case K2(beta=beta):

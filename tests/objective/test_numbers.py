@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from gro.algorithms import build
 from gro.objective import Algorithm, Anchor, Term, coefficients, loss_value
 from gro.objective.credit import (
     BatchMean,
+    Credit,
     Gae,
     Greedy,
     GroupMean,
@@ -22,24 +24,12 @@ from gro.objective.credit import (
     NoBaseline,
     TokenZScore,
 )
-from gro.objective.shares import (
-    FixedLength,
-    group_token_mean,
-    per_sequence,
-    sequence_mean,
-    token_mean,
-)
-from gro.objective.units import average, log_odds, token, total
-from gro.objective.values import Expm1, one, relu
+from gro.objective.units import log_odds, token
+from gro.objective.values import Expm1
 from gro.objective.weights import (
     K2,
     K3,
     ClippedRatio,
-    Ratio,
-    RatioK3,
-    SoftGate,
-    Stay,
-    TruncatedRatio,
 )
 from gro.types import Batch
 from objective.fixture import (
@@ -143,17 +133,19 @@ def test_gae(gamma, lam, expected):
     assert advantage_BT[0].tolist() == pytest.approx(expected, abs=1e-9)
 
 
-def algo(credit, *terms) -> Algorithm:
-    return Algorithm("test", credit, terms)
+def only(algorithm: Algorithm, *terms: int, credit: Credit | None = None) -> Algorithm:
+    """These terms of a declaration; with another credit where one is given."""
+    chosen = replace(algorithm, terms=tuple(algorithm.terms[k] for k in terms))
+    return chosen if credit is None else replace(chosen, credit=credit, critic=None)
 
 
-Z = GroupZScore(eps=0)
 GROUP = {
     "rloo": (
         build("rloo", kl=0.0),
         -0.29583333,
         [-0.208333] * 2 + [0.125] * 3 + [-0.041667] + [0.125] * 2,
     ),
+    "remax": (build("remax"), -0.4375, [-0.125] * 2 + [0.125] * 3 + [0] + [0.125] * 2),
     "grpo without kl": (
         build("grpo", beta=0.0, eps=0.0),
         -0.04479989,
@@ -164,79 +156,94 @@ GROUP = {
         -0.04429756,
         [-0.207357, -0.188970, 0.060976, 0.075982, 0.101749, 0.000952, -0.001107, 0.113973],
     ),
-    "k3 alone": (algo(Z, Term(anchor=REF, weight=K3(0.04), value=one, share=sequence_mean)), 0.00050233, None),
+    "k3 alone": (only(build("grpo", eps=0.0), 1), 0.00050233, None),
     "ratio times k3 alone": (
-        algo(Z, Term(anchor=OLD, second=REF, weight=RatioK3(0.04), value=one, share=sequence_mean)),
+        only(build("grpo", kl="rk3", eps=0.0), 1),
         0.00049530,
         [0.001105, -0.000500, -0.000546, 0.000667, 0, 0.001492, -0.000741, 0.001000],
     ),
     "dapo": (
-        algo(Z, Term(anchor=OLD, weight=ClippedRatio(0.2, 0.28), share=group_token_mean)),
+        build("dapo", eps=0.0),
         0.11683241,
         [-0.208263, -0.188445, 0.092571, 0.113067, 0.152624, 0, 0, 0.113067],
     ),
     "dr_grpo": (
-        algo(GroupMean(), Term(anchor=OLD, weight=ClippedRatio(), share=FixedLength(4))),
+        build("dr_grpo", length=4),
         0.02484308,
         [-0.043171, -0.039062, 0.019189, 0.023438, 0.031637, 0, 0, 0.023438],
     ),
-    "gspo": (
-        algo(Z, Term(unit=average, anchor=OLD, weight=ClippedRatio(3e-4, 4e-4), share=per_sequence)),
-        0.00741607,
-        [0, 0, 0.077933, 0.077933, 0.077933, 0, 0, 0],
-    ),
+    "gspo": (build("gspo", eps=0.0), 0.00741607, [0, 0, 0.077933, 0.077933, 0.077933, 0, 0, 0]),
     "gspo, wide": (
-        algo(Z, Term(unit=average, anchor=OLD, weight=ClippedRatio(0.1, 0.1), share=per_sequence)),
+        build("gspo", clip=0.1, clip_high=0.1, eps=0.0),
         -0.04180984,
         [-0.198106] * 2 + [0.077933] * 3 + [0, 0, 0],
     ),
+    "gspo per token": (
+        build("gspo", clip=0.1, clip_high=0.1, eps=0.0, per_token=True),
+        None,
+        [-0.198106] * 2 + [0.077933] * 3 + [0, 0, 0],
+    ),
     "cispo": (
-        algo(Z, Term(anchor=OLD, weight=TruncatedRatio(1.28), share=token_mean)),
+        build("cispo", cap=1.28, eps=0.0),
         -0.18925161,
         [-0.208263, -0.188445, 0.092571, 0.113067, 0.144725, -0.048242, 0.083762, 0.113067],
     ),
     "sapo": (
-        algo(Z, Term(anchor=OLD, weight=SoftGate(), share=sequence_mean)),
+        build("sapo", eps=0.0),
         -0.11588563,
         [-0.207689, -0.188445, 0.061159, 0.075378, 0.098392, -0.105915, 0.082230, 0.113067],
     ),
     "reinforce++": (
-        algo(TokenZScore(kl=0.01), Term(anchor=OLD, weight=ClippedRatio(), share=token_mean)),
+        build("reinforce_pp"),
         -0.03542989,
         [-0.221306, -0.200537, 0.074457, 0.090941, 0.121971, 0, 0, 0.091816],
     ),
     "ppo penalty": (
-        algo(
-            GroupMean(),
-            Term(anchor=OLD, weight=Ratio(), share=token_mean),
-            Term(anchor=OLD, weight=Stay(0.5), value=one, share=token_mean),
-        ),
+        only(build("ppo_penalty", beta=0.5), 0, 1, credit=GroupMean()),
         0.05525246,
         [-0.079768, -0.078125, 0.027049, 0.046875, 0.085141, 0.007429, 0.018527, 0.046875],
     ),
     "ppo on sequences": (
-        algo(LeaveOneOut(), Term(unit=total, anchor=OLD, weight=ClippedRatio(), share=per_sequence)),
+        build("ppo_sequence", kl=0.0),
         -0.04209758,
         [-0.230244] * 2 + [0.138146] * 3 + [0, 0, 0],
     ),
+    "a_lol": (build("a_lol"), 0.31221078, [-0.193405] * 2 + [0] * 3 + [-0.055259] + [0] * 2),
 }
 
 
 @pytest.mark.parametrize("name", GROUP)
 def test_policy_gradients(name):
     algorithm, value, gradient = GROUP[name]
-    loss, found = value_and_gradient(algorithm, group_batch(algorithm))
-    assert loss == pytest.approx(value, abs=1e-8)
+    greedy_B, values_BT = torch.full((4,), 0.5, dtype=torch.float64), torch.full((4, 3), 0.3, dtype=torch.float64)
+    loss, found = value_and_gradient(algorithm, group_batch(algorithm, greedy_B=greedy_B, values_BT=values_BT))
+    if value is not None:
+        assert loss == pytest.approx(value, abs=1e-8)
     if gradient is not None:
         assert found == pytest.approx(gradient, abs=DIGITS)
 
 
-def test_a_lol():
-    batch = group_batch(advantage_BX=torch.tensor([[0.7], [-0.3], [0.2], [-0.3]], dtype=torch.float64))
-    term = Term(unit=total, anchor=REF, weight=TruncatedRatio(low=0.1, high=1.9), value=relu, share=per_sequence)
-    loss, gradient = value_and_gradient(algo(NoBaseline(), term), batch)
-    assert loss == pytest.approx(0.31221078, abs=1e-8)
-    assert gradient == pytest.approx([-0.193405] * 2 + [0] * 3 + [-0.055259] + [0] * 2, abs=DIGITS)
+def test_gspo_per_token_has_the_papers_gradient():
+    """Eq. 13 literally: s_i,t = sg[s_i]·π/sg[π], the tokens' mean of min(s A, clip(s) A)."""
+    algorithm = build("gspo", clip=0.1, clip_high=0.1, per_token=True)
+    batch = group_batch(algorithm)
+    assert batch.old_BT is not None
+    assert batch.advantage_BX is not None
+    leaf_BT = grid(LOGP).requires_grad_()
+    losses = []
+    for i, n in enumerate(LENGTHS):
+        logp_T = leaf_BT[i, :n]
+        s = (logp_T - batch.old_BT[i, :n]).mean().exp().detach() * (logp_T - logp_T.detach()).exp()
+        a = float(batch.advantage_BX[i])
+        losses.append(-torch.minimum(s * a, s.clamp(0.9, 1.1) * a).mean() / len(LENGTHS))
+    (expected_BT,) = torch.autograd.grad(torch.stack(losses).sum(), leaf_BT)
+    torch.testing.assert_close(-coefficients(leaf_BT, batch, algorithm), expected_BT, rtol=0, atol=1e-12)
+
+
+def test_sampled_entropy_of_the_policys_own_samples():
+    bonus = only(build("ppo", entropy=0.01, entropy_estimate="sampled"), 1, credit=NoBaseline())
+    _, gradient = value_and_gradient(bonus, group_batch(bonus, old_BT=grid(LOGP)))
+    assert gradient == pytest.approx([0.01 * x / 8 for x in LOGP], abs=1e-12)
 
 
 @pytest.mark.parametrize(("advantage", "expected"), [(1.0, [0.5, 0.8, 1, 1.2, 0]), (-1.0, [0, 0.8, 1, 1.2, 1.5])])
