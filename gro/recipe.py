@@ -95,6 +95,20 @@ class CriticSettings:
 
 
 @dataclass(frozen=True)
+class RewardModelSettings:
+    """How a reward model is trained."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CHECKED
+
+    members: Count = 1
+    """So many are trained, each on another order of the rows; the exported one has the mean of their weights (WARM)."""
+    probe_steps: Index = 0
+    """Steps before, in which only the head learns; all members begin with that head."""
+    label_noise: Share = 0.0
+    """In this part of the training rows the worse completion is called the better one: to study what noise does."""
+
+
+@dataclass(frozen=True)
 class EvaluationSettings:
     """Held-out evaluation: by reward (greedy answers), preference accuracy or loss, whichever the data allow."""
 
@@ -138,6 +152,8 @@ class Config(BaseModel):
     """Steps, updates and micro-batches."""
     optimizer: Optimization = Optimization()
     """How weights move."""
+    reward_model: RewardModelSettings = RewardModelSettings()
+    """For algorithms that train a reward model."""
     critic: CriticSettings | None = None
     """For an algorithm with a critic; None: a copy of the policy, without warm-up."""
     offline: tuple[WeightedData, ...] = ()

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from gro.jobs.reward_model import turned_round
 from gro.runs import RunReader
+from gro.types import Completion, Group, Prompt
 from jobs_on_sums import MODEL, cli, recipe, write_data, write_rows
 
 LEARNS = {"training": {"steps": 24, "eval_every": 12}, "optimizer": {"learning_rate": 5e-3}, "prompts_per_step": 16}
@@ -91,3 +94,47 @@ def test_a_policys_algorithm_is_refused(tmp_path: Path):
     assert done.code == 2
     assert "dpo trains a policy, which is `gro train`" in done.err
     assert not (tmp_path / "r" / "model").exists()
+
+
+def test_the_average_of_several_is_compared_with_them(tmp_path: Path):
+    write_data(tmp_path)
+    data = {"path": str(tmp_path / "pairs.jsonl")}
+    path = recipe(
+        tmp_path / "warm.yaml",
+        model=MODEL,
+        algorithm="bradley_terry",
+        offline=data | {"stop": 80},
+        eval={"data": data | {"start": 80}},
+        reward_model={"members": 2, "probe_steps": 3, "label_noise": 0.2},
+        training={"steps": 6},
+        optimizer={"learning_rate": 3e-3},
+        prompts_per_step=16,
+    )
+    done, again = (cli("reward-model", path, f"run={tmp_path / name}") for name in ("warm", "again"))
+    assert (done.code, again.code) == (0, 0), done.err + again.err
+    run = tmp_path / "warm"
+    found = json.loads((run / "reward-model.json").read_text())["warm"]
+    assert len(found["members"]) == 2
+    assert 0 <= found["mean_of_scores"]["value"] <= 1
+    assert "accuracy of the mean of their scores" in done.out
+    probe = RunReader(run / "probe")
+    assert probe.metrics()["loss"][0].tolist() == [1, 2, 3]
+    weights = [load_file(run / "members" / str(i) / "model" / "model.safetensors") for i in range(2)]
+    mean = load_file(run / "model" / "model.safetensors")
+    assert any(not torch.equal(weights[0][n], weights[1][n]) for n in mean), "the members saw another order of rows"
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, (weights[0][name] + weights[1][name]) / 2, rtol=0, atol=1e-6)
+    same = load_file(tmp_path / "again" / "model" / "model.safetensors")
+    assert all(torch.equal(mean[n], same[n]) for n in mean), "the same recipe gives the same weights"
+
+
+def test_label_noise_turns_its_share_of_rows_round_and_always_the_same():
+    pairs = [
+        Group(Prompt((1,), key=k), (Completion((2,), reward=1.0), Completion((3,), reward=-1.0))) for k in range(2000)
+    ]
+    noisy, _ = turned_round(0.25, pairs)
+    turned = [g.completions[0].reward == -1.0 for g in noisy]
+    assert 0.22 < sum(turned) / len(turned) < 0.28
+    assert all({c.reward for c in g.completions} == {1.0, -1.0} for g in noisy)
+    assert turned_round(0.25, pairs)[0] == noisy
+    assert turned_round(0.0, pairs)[0] == pairs

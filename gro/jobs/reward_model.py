@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +22,8 @@ from gro.evaluation.estimates import Estimate
 from gro.evaluation.judged import JudgedPair, calibration, judge, measure, wins
 from gro.jobs.running import LOGGING, begin, check_room, note_data, shown, tell_results
 from gro.jobs.show import interval
+from gro.objective import Algorithm
+from gro.policy.averaging import average
 from gro.policy.reward_model import RewardModel, judged
 from gro.preflight import check_data, held_out_rows, say
 from gro.runs import files
@@ -35,6 +40,8 @@ from gro.types import Group
 
 FOUND, PICTURE = "reward-model.json", "reward-model.svg"
 """What the evaluation found, in numbers and drawn."""
+PROBE, MEMBERS = "probe", "members"
+"""Runs inside the run: the head alone, and the models that are averaged."""
 
 
 def run_reward_model(config: Config, *, console: Console | None = None) -> Path:
@@ -71,58 +78,143 @@ def _train(config: Config, run: Run, console: Console) -> None:
         )
     say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
     begin(run, console)
+    for folder in (run.path / PROBE, run.path / MEMBERS):
+        if folder.is_dir():
+            files.remove_directory(folder)
     start = start_of(config, run.path)
     data = load_data(config, start, run)
     note_data(run, data)
     check_data(console, config, algorithm, data, start)
     rows = held_out_rows(console, config, data)
-    portions = config.training
-    with progress(portions.steps, algorithm.name) as show:
-        model = load_reward_model(config, start)
-        check_room(config, run.path, model)
-        recorder = Recorder(run, show, model, algorithm, portions)
-        parts = [(Offline(dataset, config.prompts_per_step, portions.seed), weight) for dataset, weight in data.offline]
-        learner = PolicyLearner(
-            model,
-            algorithm,
-            config.optimizer,
-            total_updates=portions.steps * portions.updates_per_step,
-            tokens_per_micro=portions.tokens_per_micro,
-            entropy=False,
-        )
-
-        def pairs() -> list[JudgedPair]:
-            column = config.eval.slice if config.eval is not None else None
-            return judge(model, rows, portions.tokens_per_micro, column)
-
-        def metrics() -> dict[str, float]:
-            return {name: estimate.value for name, estimate in measure(pairs()).items()}
-
-        recorder.evaluated(0, metrics if rows else None)
-        train(
-            model,
-            Shaped(Mixture(parts, config.prompts_per_step), [_as_read]),
-            algorithm,
-            [learner],
-            portions,
-            recorder,
-            length_limit=longest_offline(data) + 1,
-            evaluate=metrics if rows else None,
-        )
-    with files.new_directory(run.path / MODEL) as folder:
-        model.save(folder)
+    fitting = Fitting(config, algorithm, data, rows)
+    model = load_reward_model(config, start)
+    check_room(config, run.path, model)
+    settings = config.reward_model
+    if settings.probe_steps:
+        with Run.open(run.path / PROBE, config.resolved(), may_differ=LOGGING) as probe:
+            fitting.fit(model, probe, steps=settings.probe_steps, head_only=True)
+    recorded: Mapping[int, dict[str, float]] = {}
+    compared: dict[str, Any] = {}
+    if settings.members == 1:
+        recorded = fitting.fit(model, run)
+        with files.new_directory(run.path / MODEL) as folder:
+            model.save(folder)
+    else:
+        compared = _average(fitting, model, run)
+        model = RewardModel.read(run.path / MODEL, dtype=config.model.dtype, device=config.model.device)
     if rows:
-        _tell(run, console, pairs(), _baseline(data, rows, start))
+        _tell(run, console, fitting.judge(model), _baseline(data, rows, start), compared)
+    last = config.training.steps
     run.finish(
         algorithm=algorithm.name,
         formula="\n".join(formula(algorithm)),
-        before=recorder.evaluations.get(0, {}),
-        after=recorder.evaluations.get(portions.steps, {}),
+        before=recorded.get(0, {}),
+        after=recorded.get(last, {}),
     )
 
 
-def _as_read(groups: Sequence[Group]) -> tuple[list[Group], dict[str, float]]:
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """What a reward model is trained with, by itself or as one of several."""
+
+    config: Config
+    algorithm: Algorithm
+    data: Data
+    rows: Sequence[Group]
+    """Held out."""
+
+    def fit(
+        self, model: RewardModel, run: Run, *, steps: int | None = None, head_only: bool = False, member: int = 0
+    ) -> Mapping[int, dict[str, float]]:
+        """Trains the model in place and records it; returns the evaluations by step.
+
+        head_only: nothing but the head learns.  member: which order of the rows.
+        """
+        config, noise = self.config, self.config.reward_model.label_noise
+        seed = config.training.seed + member
+        portions = replace(config.training, steps=steps or config.training.steps, seed=seed)
+        offline = [(Offline(rows, config.prompts_per_step, seed), weight) for rows, weight in self.data.offline]
+        shapes = [*([partial(turned_round, noise)] if noise else []), as_read]
+        trained = {id(model.head.weight)} if head_only else {id(p) for p in model.model.parameters()}
+        for parameter in model.model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        with progress(portions.steps, self.algorithm.name) as show:
+            recorder = Recorder(run, show, model, self.algorithm, portions)
+            learner = PolicyLearner(
+                model,
+                self.algorithm,
+                config.optimizer,
+                total_updates=portions.steps * portions.updates_per_step,
+                tokens_per_micro=portions.tokens_per_micro,
+                entropy=False,
+            )
+
+            def metrics() -> dict[str, float]:
+                return {name: estimate.value for name, estimate in measure(self.judge(model)).items()}
+
+            recorder.evaluated(0, metrics if self.rows else None)
+            train(
+                model,
+                Shaped(Mixture(offline, config.prompts_per_step), shapes),
+                self.algorithm,
+                [learner],
+                portions,
+                recorder,
+                length_limit=longest_offline(self.data) + 1,
+                evaluate=metrics if self.rows else None,
+            )
+        for parameter in model.model.parameters():
+            parameter.requires_grad_(True)
+        return recorder.evaluations
+
+    def judge(self, model: RewardModel) -> list[JudgedPair]:
+        """The held-out pairs, scored."""
+        column = self.config.eval.slice if self.config.eval is not None else None
+        return judge(model, self.rows, self.config.training.tokens_per_micro, column)
+
+
+def _average(fitting: Fitting, start: RewardModel, run: Run) -> dict[str, Any]:
+    """Trains the members and writes their average as the run's model; what is to be compared with it."""
+    judged_by: list[list[JudgedPair]] = []
+    folders = []
+    for member in range(fitting.config.reward_model.members):
+        path = run.path / MEMBERS / str(member)
+        model = start.copy()
+        with Run.open(path, fitting.config.resolved(), may_differ=LOGGING) as part:
+            fitting.fit(model, part, member=member)
+        with files.new_directory(path / MODEL) as folder:
+            model.save(folder)
+        folders.append(path / MODEL)
+        judged_by.append(fitting.judge(model))
+    with files.new_directory(run.path / MODEL) as folder:
+        average(folders, folder)
+    if not fitting.rows:
+        return {}
+    together = [_mean_of_scores(same) for same in zip(*judged_by, strict=True)]
+    return {
+        "members": [asdict(wins([p.gap for p in pairs])) for pairs in judged_by],
+        "mean_of_scores": asdict(wins([p.gap for p in together])),
+    }
+
+
+def _mean_of_scores(same: Sequence[JudgedPair]) -> JudgedPair:
+    """One pair as the ensemble judges it."""
+    return replace(same[0], chosen=fmean(p.chosen for p in same), rejected=fmean(p.rejected for p in same))
+
+
+def as_read(groups: Sequence[Group]) -> tuple[list[Group], dict[str, float]]:
+    """The shape in which a reward model reads groups."""
     return [judged(group) for group in groups], {}
+
+
+def turned_round(share: float, groups: Sequence[Group]) -> tuple[list[Group], dict[str, float]]:
+    """This share of the rows with the order of their rewards reversed: the same rows at every pass."""
+    return [_reversed(g) if random.Random(f"label noise/{g.prompt.key}").random() < share else g for g in groups], {}
+
+
+def _reversed(group: Group) -> Group:
+    completions = (replace(c, reward=None if c.reward is None else -c.reward) for c in group.completions)
+    return replace(group, completions=tuple(completions))
 
 
 def _baseline(data: Data, rows: Sequence[Group], start: Start) -> dict[str, Estimate]:
@@ -145,7 +237,13 @@ def _baseline(data: Data, rows: Sequence[Group], start: Start) -> dict[str, Esti
     return {"accuracy_bag_of_words": wins(gaps)}
 
 
-def _tell(run: Run, console: Console, pairs: Sequence[JudgedPair], baseline: dict[str, Estimate]) -> None:
+def _tell(
+    run: Run,
+    console: Console,
+    pairs: Sequence[JudgedPair],
+    baseline: dict[str, Estimate],
+    compared: dict[str, Any],
+) -> None:
     """Writes what the held-out pairs show to the run, and shows it."""
     if not pairs:
         raise GroError("eval.data: of no two completions of a prompt is known which one is better")
@@ -155,6 +253,7 @@ def _tell(run: Run, console: Console, pairs: Sequence[JudgedPair], baseline: dic
         "pairs": len(pairs),
         "metrics": {name: asdict(estimate) for name, estimate in found.items()},
         "calibration": [asdict(b) for b in bins],
+        "warm": compared,
         "scores": {"chosen": [p.chosen for p in pairs], "rejected": [p.rejected for p in pairs]},
     }
     files.write_json(run.path / FOUND, numbers)
@@ -162,6 +261,11 @@ def _tell(run: Run, console: Console, pairs: Sequence[JudgedPair], baseline: dic
     table = Table("metric", "value", "95 % interval")
     for name, estimate in found.items():
         table.add_row(name, number(estimate.value), interval(estimate))
+    for i, member in enumerate(compared.get("members", ())):
+        table.add_row(f"accuracy of member {i} alone", number(member["value"]), interval(Estimate(**member)))
+    if "mean_of_scores" in compared:
+        mean = Estimate(**compared["mean_of_scores"])
+        table.add_row("accuracy of the mean of their scores", number(mean.value), interval(mean))
     console.print(table)
     if not baseline:
         say(console, f"the baseline of words needs scikit-learn and at least {bag_of_words.FEWEST} training pairs")

@@ -5,6 +5,7 @@ R  rows (completions)     T  completion tokens, and one more     M, H  scored to
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,12 @@ class RewardModel(Policy):
         hidden_MH = self.hidden(pack)
         score_M = self.head(hidden_MH.to(self.head.weight.dtype))[:, 0]
         return Scored(pack.scatter(score_M), None, hidden_MH)
+
+    def copy(self) -> RewardModel:
+        """Another one with the same weights, to be trained on its own."""
+        other = copy.copy(self)
+        other.model = copy.deepcopy(self.model)
+        return other
 
     @torch.no_grad()
     def scores(self, groups: Sequence[Group], tokens_per_micro: int) -> Tensor:
