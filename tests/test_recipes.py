@@ -51,6 +51,8 @@ def overrides(recipe: Path, data: Path, runs: Path, held_out_from: int | None) -
         changes["model"] = str(runs / Path(content["model"]).name)
     if "online" in content:
         changes |= {"group_size": 2, "sampling.max_new_tokens": 8}
+    if "critic" in content:
+        changes["critic.warmup_steps"] = 1
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 
@@ -108,6 +110,7 @@ def test_recipe(recipe: Path, runs: Path) -> None:
         "gsm8k-sft": "eval_loss",
         "hh-sft": "eval_loss",
         "hh-dpo": "eval_accuracy",
+        "hh-kto": "eval_accuracy",
         "hh-reward-model": "eval_accuracy",
     }
     assert kinds.get(recipe.stem, "eval_reward") in evaluated
