@@ -36,7 +36,7 @@ class Critic:
         values_BT: the values now; the batch holds those before the update (`values_BT`) and the returns.
         """
         values_BT = values_BT.detach()
-        error_BT = batch.returns_BT.to(values_BT) - values_BT  # type: ignore[union-attr]
+        error_BT = _returns(batch).to(values_BT) - values_BT
         if self.clip is not None:
             clipped_BT, moved_BT = self._clipped(values_BT, batch)
             worse_BT = clipped_BT.square() > error_BT.square()
@@ -46,7 +46,7 @@ class Critic:
     def loss_value(self, values_BT: Tensor, batch: Batch, count: float | None = None) -> Tensor:
         """The value of the loss, without gradient."""
         values_BT = values_BT.detach()
-        square_BT = (batch.returns_BT.to(values_BT) - values_BT).square()  # type: ignore[union-attr]
+        square_BT = (_returns(batch).to(values_BT) - values_BT).square()
         if self.clip is not None:
             square_BT = torch.maximum(square_BT, self._clipped(values_BT, batch)[0].square())
         return self._shared(square_BT / 2, batch, count).sum()
@@ -59,14 +59,11 @@ class Critic:
         """(return − clip(V), where V has left the interval)."""
         assert self.clip is not None
         assert batch.values_BT is not None
-        assert batch.returns_BT is not None
         move_BT = values_BT - batch.values_BT.to(values_BT)
         near_BT = batch.values_BT.to(values_BT) + move_BT.clamp(-self.clip, self.clip)
-        return batch.returns_BT.to(values_BT) - near_BT, move_BT.abs() > self.clip
+        return _returns(batch).to(values_BT) - near_BT, move_BT.abs() > self.clip
 
     def _keep_B(self, batch: Batch) -> Tensor:
-        if batch.returns_BT is None:
-            raise ValueError("the critic learns returns; the batch has no returns_BT")
         keep_B = batch.samples_B & batch.mask_BT.any(1)
         return keep_B if batch.reward_B is None else keep_B & ~batch.reward_B.isnan()
 
@@ -75,3 +72,9 @@ class Critic:
         count = self.share.count(keep_B, batch) if count is None else count
         share_B1 = self.coefficient * self.share(keep_B, batch, token, count).to(quantity_BT)
         return (share_B1 * quantity_BT).masked_fill(~self.inside_BT(batch), 0.0)
+
+
+def _returns(batch: Batch) -> Tensor:
+    if batch.returns_BT is None:
+        raise ValueError("the critic learns returns; the batch has no returns_BT")
+    return batch.returns_BT
