@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from gro.errors import GroError
 from gro.objective import Algorithm, Anchor, Term
@@ -19,6 +21,7 @@ from gro.policy.policy import Policy
 from gro.training import trust_region
 from gro.training.batching import Minibatch, collate
 from gro.training.prepare import prepare
+from gro.training.processes import ALONE, Processes
 from gro.training.trust_region import TrustRegionLearner
 from gro.types import Completion, Group, Prompt, rows_of
 from tiny import tiny_model, tiny_tokenizer
@@ -279,3 +282,44 @@ def test_the_policy_scores_as_before():
     assert [m.training for m in policy.model.modules()] == flags
     assert policy.model.config._attn_implementation == "gro"
     assert policy.model.get_input_embeddings().padding_idx == padding  # type: ignore[union-attr]
+
+
+# --- over processes --------------------------------------------------------------------------------------------------
+
+
+def stepped(groups: list[Group], processes: Processes) -> tuple[Tensor, dict[str, float]]:
+    """(weights after a step, its metrics)."""
+    policy, algorithm = tiny_policy(**SMALL), trpo()
+    minibatch, _ = prepare(
+        collate(groups, length_limit=8),
+        policy,
+        None,
+        algorithm,
+        {},
+        tokens_per_micro=64,
+        updates=1,
+        processes=processes,
+    )
+    learner = TrustRegionLearner(policy, algorithm, tokens_per_micro=64, processes=processes)
+    metrics = learner.update(minibatch).metrics
+    return weights(policy), metrics
+
+
+def worker(rank: int, folder: str) -> None:
+    """One of two processes, with unequal parts of the groups."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    mine = (slice(0, 3), slice(3, 4))[rank]
+    torch.save(stepped(sampled(5, groups=4)[mine], Processes.current()), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_take_the_step_of_one(tmp_path):
+    spawn(worker, args=(str(tmp_path),), nprocs=2)
+    expected, metrics = stepped(sampled(5, groups=4), ALONE)
+    assert metrics["trust_region/accepted"] == 1
+    for rank in range(2):
+        found, same = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+        for name in ("loss", "grad_norm", *(n for n in metrics if n.startswith("trust_region/"))):
+            assert same[name] == pytest.approx(metrics[name], rel=1e-6, abs=1e-9)
