@@ -255,13 +255,16 @@ def test_no_pair_at_all_is_an_alarm(sums: Path) -> None:
 
 
 def test_the_reference_can_follow_the_policy(sums: Path) -> None:
-    """The loss of the step after is that of a policy that is its reference, log 2."""
+    """The loss of the step after is that of a policy that is its reference, log 2; what is measured, is by the start."""
     training, optimizer = {"steps": 4, "refresh_reference": 2}, {"learning_rate": 3e-3}
-    offline = {"online": None, "rewards": [], "offline": {"path": f"{sums}/pairs.jsonl"}}
+    held_out = {"data": {"path": f"{sums}/pairs.jsonl", "start": 80}}
+    offline = {"online": None, "rewards": [], "offline": {"path": f"{sums}/pairs.jsonl", "stop": 80}, "eval": held_out}
     metrics, _ = trained(sums, "iterative", algorithm="dpo", training=training, optimizer=optimizer, **offline)
     first, second, third, fourth = metrics["loss"]
     assert first == third == pytest.approx(0.693147, abs=1e-6)
     assert max(second, fourth) < 0.69
+    assert metrics["eval_margin"][0] == 0
+    assert metrics["eval_margin"][-1] > 0.01
 
 
 def test_demonstrations_stand_beside_the_answers(sums: Path) -> None:

@@ -79,6 +79,9 @@ def _train(config: Config, run: Run, console: Console) -> None:
         processes = Processes.current()
         learning = learning_of(config, policy, algorithm, processes)
         snapshot = Reference(policy.snapshot()) if needs_start(config, algorithm, data) else None
+        # What is learnt against may follow the policy; what is measured stays relative to the start.
+        follows = config.training.refresh_reference > 0
+        reference = Reference(snapshot.policy) if snapshot is not None and follows else snapshot
         engine = LocalEngine(policy.model, slots=config.slots)
         held_out = None
         if data.held_out is not None and config.eval is not None:
@@ -95,7 +98,7 @@ def _train(config: Config, run: Run, console: Console) -> None:
             learning.learners,
             config.training,
             recorder,
-            reference=snapshot,
+            reference=reference,
             critic=learning.critic,
             warmup=learning.warmup,
             length_limit=sampling.max_new_tokens if config.online else longest_offline(data),
