@@ -19,7 +19,8 @@ from gro.contradictions import contradictions
 from gro.errors import GroError, nearest
 from gro.explain import explain
 from gro.recipe import Config, annotation_at
-from gro.rewards.registry import NAMED
+from gro.rewards.functions import OFFERED
+from gro.rewards.registry import NAMED, REMOTE, resolved
 from gro.rewards.rewards import RewardSpec
 from gro.runs.plain import load_yaml
 from gro.schema import LARGEST
@@ -278,24 +279,28 @@ def _reward_problems(full: Mapping[str, Any]) -> list[str]:
 
 
 def _reward_problem(spec: RewardSpec, key: str) -> list[str]:
-    place = str(spec.name_or_path)
+    place, arguments = resolved(str(spec.name_or_path), spec.params)
     file, colon, function = NAMED.get(place, place).rpartition(":")
     if not colon or not file or not function:
         names = ", ".join(NAMED)
         return [f"{key}: unknown reward {place!r}{nearest(place, NAMED)}; give {names} or path/to/file.py:function"]
-    if place in NAMED:
+    ours = place in NAMED or place == REMOTE
+    if ours:
         path = Path(__file__).parents[1] / (file.replace(".", "/") + ".py")
     elif file.endswith(".py") or "/" in file:
         path = Path(file).expanduser()
     else:
         return []  # of a module: only importing it tells
-    signature = signatures.in_file(path, function, decorated=place in NAMED)
+    signature = signatures.in_file(path, function, decorated=ours)
     if signature is None:
         return []
     # **kwargs takes the columns of the data: beside named parameters a further key is more likely a mistake.
-    settings = {name: p for name, p in signature.parameters.items() if name not in ("prompts", "completions")}
+    settings = {name: p for name, p in signature.parameters.items() if name not in OFFERED}
     closed = Signature(settings, signature.open and all(p.required for p in settings.values()))
-    unknown = {name: value for name, value in spec.params.items() if name not in settings}
+    unknown = {name: value for name, value in arguments.items() if name not in settings}
+    # Of our own it is known that what is not a column's name is a setting, with a type.
+    known = {name: value for name, value in arguments.items() if name in settings}
+    wrong = Signature(settings).problems(key, function, known) if ours else []
     if not unknown or closed.open:
         return []
     names = [*settings, "weight", "time_limit"]

@@ -181,7 +181,7 @@ class Config(BaseModel):
     reward_failure_stop_share: Share = 0.5
     """Training stops when a reward fails on more than this share of a step's completions."""
     reward_normalise: Literal["none", "each", "sum"] = "none"
-    """Rewards as z-scores within each prompt's answers: each and then their sum, or the sum; where answers are sampled."""
+    """Z-scores within a prompt's sampled answers: of each reward, which are then summed, or of the sum of rewards."""
     eval: EvaluationSettings | None = None
     """Held-out data, measured before and after training; None: no evaluation."""
 
