@@ -300,11 +300,11 @@ def _reward_problem(spec: RewardSpec, key: str) -> list[str]:
     unknown = {name: value for name, value in arguments.items() if name not in settings}
     # Of our own it is known that what is not a column's name is a setting, with a type.
     known = {name: value for name, value in arguments.items() if name in settings}
-    wrong = Signature(settings).problems(key, function, known) if ours else []
-    if not unknown or closed.open:
-        return []
-    names = [*settings, "weight", "time_limit"]
-    return [f"{key}.{name}: {place} has no such parameter{nearest(name, names)}" for name in unknown]
+    problems = Signature(settings).problems(key, function, known) if ours else []
+    names = [*settings, "weight", "clip", "time_limit"]
+    if ours or not closed.open:
+        problems += [f"{key}.{name}: {place} has no such parameter{nearest(name, names)}" for name in unknown]
+    return problems
 
 
 def _missing_files(config: Config, needs: Collection[str], one_data_set: bool) -> list[str]:

@@ -24,8 +24,8 @@ from gro.rewards.functions import Params, reward
 from gro.rewards.rules import code_in, gold_column, text_of
 from gro.rewards.sandbox import Limits, Sandbox, SandboxError, listen, sandbox
 
-TIMEOUT = 6.0
-MEMORY = 512
+TIMEOUT, MEMORY = 6.0, 512
+"""The defaults of `code`."""
 _SLACK = 5.0
 """Seconds in which sandboxes are set up and cleared away."""
 
@@ -68,8 +68,8 @@ def code(
     completions: Sequence[Any],
     *,
     column: str = "tests",
-    timeout: float = TIMEOUT,
-    memory: float = MEMORY,
+    timeout: float = 6.0,
+    memory: float = 512,
     partial: bool = False,
     packages: bool = False,
     allow_unsafe: bool = False,

@@ -24,9 +24,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from gro.rewards.functions import OFFERED, Params, reward
 
-TIMEOUT = 10.0
-RETRIES = 2
-BATCH = 32
+TIMEOUT, RETRIES, BATCH = 10.0, 2, 32
+"""The defaults of `remote`."""
 MOST_ANSWER = 4 << 20
 """Bytes of one answer."""
 LONGEST_WAIT = 8.0
@@ -80,9 +79,9 @@ def remote(
     completions: Sequence[Any],
     *,
     url: str,
-    timeout: float = TIMEOUT,
-    retries: int = RETRIES,
-    batch: int = BATCH,
+    timeout: float = 10.0,
+    retries: int = 2,
+    batch: int = 32,
     headers_env: Mapping[str, str] | None = None,
     send: Sequence[str] | None = None,
     **columns: Sequence[Any],
