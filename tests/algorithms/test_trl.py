@@ -51,7 +51,11 @@ GRPO: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"loss_type": "grpo", "epsilon": 0.1, "epsilon_high": 0.15, "importance_sampling_level": "sequence"},
     ),
     ("grpo", {"ddof": 1, "eps": 1e-4, "beta": 0.2, "kl": "rk3"}, {"loss_type": "grpo", "beta": 0.2}),
-    ("grpo", {"ddof": 1, "eps": 1e-4, "beta": 0.2}, {"loss_type": "grpo", "beta": 0.2, "use_bias_correction_kl": False}),
+    (
+        "grpo",
+        {"ddof": 1, "eps": 1e-4, "beta": 0.2},
+        {"loss_type": "grpo", "beta": 0.2, "use_bias_correction_kl": False},
+    ),
     ("bnpo", {"ddof": 1, "eps": 1e-4}, {"loss_type": "bnpo"}),
     ("dr_grpo", {}, {"loss_type": "dr_grpo", "scale_rewards": "none"}),
     (

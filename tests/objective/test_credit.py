@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gro.objective.credit import (
+    AdaptiveKl,
     BatchMean,
     Constant,
     Credit,
@@ -24,7 +25,10 @@ from gro.objective.credit import (
     LeaveOneOut,
     MovingAverage,
     NoBaseline,
+    Normalised,
+    StateValue,
     TokenZScore,
+    Versus,
 )
 from gro.types import ROLES, Batch
 
@@ -288,6 +292,95 @@ def test_gae_is_the_double_sum(length: int, gamma: float, lam: float, seed: int)
     to_go = [sum(gamma**k * rewards[t + k] for k in range(length - t)) for t in range(length)]
     expected = [g - v for g, v in zip(to_go, values.tolist(), strict=True)]
     assert Gae(gamma, 1.0)(batch, {})[0][0].tolist() == pytest.approx(expected)
+
+
+def test_gae_says_what_the_critic_learns():
+    # A + V of λ = ½; whitening is for the policy only
+    for credit in (Gae(lam=0.5), Gae(lam=0.5, whiten=True)):
+        returns_BT = credit.returns(gae_batch(), {})
+        assert returns_BT[torch.tensor(MASK).bool()].tolist() == pytest.approx([0.7, 1.0, 0.0])
+        assert not bool(returns_BT[~torch.tensor(MASK).bool()].any())
+
+
+def test_the_value_of_the_prompt_is_the_first_tokens():
+    # V(x) is .2 and .5, before the first trained token
+    assert tokens(StateValue(), gae_batch()) == pytest.approx([0.8, 0.8, -0.5])
+    # k1 totals 1.5 and −1, so R̃ = .85 and .1 at β = .1
+    assert tokens(StateValue(kl=0.1), gae_batch()) == pytest.approx([0.65, 0.65, -0.4])
+    assert tokens(StateValue(), gae_batch(rewards=(1.0, NAN))) == pytest.approx([0.8, 0.8, 0.0])
+    returns_BT = StateValue(kl=0.1).returns(gae_batch(), {})
+    assert returns_BT[torch.tensor(MASK).bool()].tolist() == pytest.approx([0.85, 0.85, 0.1])
+    assert StateValue(kl=0.1).reads == {"values", "old", "ref"}
+    with pytest.raises(ValueError, match="no values_BT"):
+        StateValue()(masked(), {})
+
+
+def test_normalised_divides_by_the_root_of_a_running_mean_square():
+    # λ = 1: return − V is .8, .6, −.5, of mean square 1.25/3
+    credit, raw = Normalised(Gae(lam=1.0), rate=0.1), [0.8, 0.6, -0.5]
+    now = 1.25 / 3
+    first, state = credit(gae_batch(), {})
+    assert first[torch.tensor(MASK).bool()].tolist() == pytest.approx([x / math.sqrt(now) for x in raw])
+    assert state == {"square": pytest.approx(now)}
+    then = 1 + 0.1 * (now - 1)
+    later, state = credit(gae_batch(), {"square": 1.0})
+    assert later[torch.tensor(MASK).bool()].tolist() == pytest.approx([x / math.sqrt(then) for x in raw])
+    assert state == {"square": pytest.approx(then)}
+    _, state = credit(gae_batch(rewards=(NAN, NAN)), {"square": 1.0})
+    assert state == {"square": 1.0}, "nothing was learnt of the usual size"
+    # of completions, where there is one advantage for each: ±½
+    assert advantages(Normalised(GroupMean()), batch_of([1.0, 0.0])) == pytest.approx([1.0, -1.0])
+    assert advantages(Normalised(GroupMean()), batch_of([1.0, 1.0])) == [0.0, 0.0]
+    torch.testing.assert_close(credit.returns(gae_batch(), {}), Gae(lam=1.0).returns(gae_batch(), {}))
+    assert (credit.reads, Normalised(GroupMean()).group_size) == ({"values"}, 2)
+
+
+@pytest.mark.parametrize(
+    ("target", "factor"),
+    [
+        (0.25, 1.0),  # k1 totals 1.5 and −1: .25 nats per completion
+        (0.2, 1.04),  # a quarter too much counts .2, of two completions in ten
+        (0.24, 1 + (0.25 / 0.24 - 1) / 5),
+        (1.0, 0.96),
+    ],
+)
+def test_an_adaptive_kl_moves_towards_its_target(target: float, factor: float):
+    credit = AdaptiveKl(Gae(lam=0.5, kl=0.1), target, horizon=10.0)
+    found, state = credit(gae_batch(), {})
+    torch.testing.assert_close(found, Gae(lam=0.5, kl=0.1)(gae_batch(), {})[0])
+    assert state == {"kl_coefficient": pytest.approx(0.1 * factor)}
+    # the new strength holds from the next step on, for the returns too
+    strength = state["kl_coefficient"]
+    again, state = credit(gae_batch(), state)
+    expected = Gae(lam=0.5, kl=strength)
+    torch.testing.assert_close(again, expected(gae_batch(), {})[0])
+    torch.testing.assert_close(
+        credit.returns(gae_batch(), {"kl_coefficient": strength}), expected.returns(gae_batch(), {})
+    )
+    assert state == {"kl_coefficient": pytest.approx(0.1 * factor**2)}
+
+
+def test_an_adaptive_kl_needs_something_to_adapt():
+    with pytest.raises(ValueError, match=r"kl is 0\.0; it must be above 0"):
+        AdaptiveKl(Gae(), 1.0)
+    with pytest.raises(ValueError, match="target is 0; it must be above 0"):
+        AdaptiveKl(Gae(kl=0.1), 0)
+    _, state = AdaptiveKl(Gae(kl=0.1), 1.0)(gae_batch(rewards=(NAN, NAN)), {})
+    assert state == {"kl_coefficient": 0.1}, "nothing was measured"
+
+
+def test_versus_tells_demonstrations_from_samples():
+    roles = torch.tensor([ROLES.index(r) for r in ("target", "sample", "mismatch", "target", "sample")])
+    batch = batch_of([NAN, 9.0, 0.0, NAN, NAN], role_B=roles, mask=[[1], [1], [1], [0], [1]])
+    assert advantages(Versus(), batch) == [1.0, -1.0, 0.0, 0.0, -1.0]
+    with pytest.raises(ValueError, match="demonstrations are told from samples by role_B"):
+        Versus()(batch_of([1.0]), {})
+
+
+def test_a_group_baseline_before_the_tokens_z_score_needs_groups():
+    assert (TokenZScore().group_size, TokenZScore(group_baseline=True).group_size) == (1, 2)
+    with pytest.raises(ValueError, match="at least 2 completions per prompt"):
+        TokenZScore(kl=0, group_baseline=True)(batch_of([1.0, 0.0], groups=[0, 1]), {})
 
 
 # --- what is missing is named ----------------------------------------------------------------------------------------

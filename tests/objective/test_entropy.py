@@ -64,7 +64,7 @@ def test_the_exact_bonus_is_autograds(share):
     (expected_BTV,) = torch.autograd.grad(-0.3 * mean, leaf_BTV)
     torch.testing.assert_close(found_BTV, expected_BTV, rtol=0, atol=1e-12)
     valued = replace(batch, entropy_BT=entropy(leaf_BTV).detach())
-    assert float(loss_value(torch.zeros_like(e_BT), valued, algorithm)) == pytest.approx(-0.3 * float(mean))
+    assert float(loss_value(torch.zeros_like(e_BT), valued, algorithm)) == pytest.approx(-0.3 * mean.item())
 
 
 def test_the_exact_bonus_leaves_the_log_probs_alone():
@@ -116,7 +116,7 @@ def test_the_sampled_bonus_is_the_exact_one_in_expectation(moved: float):
     torch.testing.assert_close(found_V, expected_V, rtol=0, atol=1e-12)
     # Its value is −c H − c: r has the mean 1.
     value = float(loss_value(logp_V[:, None].detach(), batch, sampled))
-    assert value == pytest.approx(-0.3 * float(entropy(leaf_V)) - 0.3)
+    assert value == pytest.approx(-0.3 * entropy(leaf_V).item() - 0.3)
 
 
 def test_a_declaration_takes_either():
