@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -343,6 +344,24 @@ def test_simpo_of_equal_lengths_is_dpo_without_reference(beta: float, seed: int)
 @given(beta=beta, seed=seeds)
 def test_apo_zero_is_kto_of_balanced_pairs(beta: float, seed: int):
     agree(build("apo_zero", beta=beta), build("kto", beta=beta), 2, labelled_pairs(seed))  # no mismatches: z0 = 0
+
+
+@sometimes
+@given(beta=beta, seed=seeds)
+def test_what_gro_contains(beta: float, seed: int):
+    """With κ 0 REINFORCE under any baseline, advantage-weighted imitation, and importance sampling."""
+    update = groups(seed)
+    plain = partial(build, "gro", kappa=0.0, target_weight=0)
+    agree(plain(credit="leave_one_out", share="per_sequence", kl=0.1), build("rloo", kl=0.1), 1, update)
+    weighted = plain(credit="mean", value="exp", beta=beta, share="token_mean")
+    agree(weighted, build("awr", beta=beta, cap=None, baseline="group"), 1, update)
+    same(
+        pull(plain(credit="mean", base="old"), *update),
+        pull(build("dr_grpo", clip=1.0, clip_high=1e9), *update),
+    )
+    # and on a labelled pair, contrastive preference learning
+    cpl = partial(build, "gro", credit="mean", unit="total", measure="total", share="per_sequence", target_weight=0)
+    agree(cpl(kappa=beta), build("cpl", beta=beta, bias=1.0), 1 / beta, labelled_pairs(seed))
 
 
 def test_separation_vanishes_into_reinforce():
