@@ -149,7 +149,8 @@ def settings(name: str) -> Iterable[list[str]]:
 def algorithm_page(page: Description) -> str:
     """One algorithm: summary, formula, parameters, slots, source."""
     lines = [f"# {page.name}", "", page.summary, "", "```text", *page.formula, "```", ""]
-    lines += [f"- Source: {source(page)}", f"- Prepared before an update: {page.reads}", ""]
+    lines += [f"- Source: {source(page)}", f"- Prepared before an update: {page.reads}"]
+    lines += [*(f"- {what[0].upper()}{what[1:]}: {escaped(said)}" for what, said in page.words), ""]
     lines += ["## Parameters", ""]
     if page.parameters:
         rows = ((f"`{p.name}`", p.type, f"`{shown(p.default)}`", p.meaning) for p in page.parameters)
@@ -159,7 +160,9 @@ def algorithm_page(page: Description) -> str:
     lines += ["", "In a recipe:", "", "```yaml", recipe_line(page), "```", "", "## Slots", ""]
     rows = ((slot, f"`{member}`", meaning) for slot, member, meaning in page.slots)
     lines += markdown_table(("slot", "member", "meaning"), rows)
-    lines += ["", "[How to read the formula](README.md#how-to-read-the-formulas)", ""]
+    lines += ["", "[How to read the formula](README.md#how-to-read-the-formulas)."]
+    lines[-1] += f"  What was measured of it: [proof](../proof.md#{page.name})."
+    lines.append("")
     return NOTE + "\n".join(lines)
 
 

@@ -178,6 +178,8 @@ SECTIONS = (
     Section(_settings("model", "create"), "model.create", f"Architectures: {', '.join(ARCHITECTURES)}."),
     Section(_settings("training"), "training"),
     Section(_settings("optimizer"), "optimizer"),
+    Section(_settings("critic"), "critic"),
+    Section(_settings("reward_model"), "reward_model"),
     Section(
         _settings("online"),
         "Data",
@@ -185,6 +187,8 @@ SECTIONS = (
     ),
     Section(_settings("offline"), "Several offline data sets", "`offline: [{data: {...}, weight: 3}, {data: {...}}]`"),
     Section(_settings("sampling"), "sampling"),
+    Section(_settings("resample"), "resample"),
+    Section(_settings("replay"), "replay"),
     Section(RewardSpec, "Items of rewards", "A bare name or `path/to/file.py:function` is short for `{reward: ...}`."),
     Section(_settings("eval"), "eval"),
 )

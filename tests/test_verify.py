@@ -81,6 +81,15 @@ def test_a_registered_algorithm_passes(arguments: list[str]):
     assert verdicts(done.out)["gradient"] == "–"
 
 
+def test_demonstrations_may_join_any_algorithm(tmp_path: Path):
+    done = cli("algorithms", "--verify", write(tmp_path, loss=LOSS), "ptx=0.3")
+    assert done.code == 0, done.out
+    assert verdicts(done.out)["gradient"] == "holds"
+    assert failing(
+        cli("algorithms", "--verify", write(tmp_path, loss=LOSS.replace("-scale", "-2 * scale")), "ptx=1").out
+    )
+
+
 def test_a_loss_that_is_not_the_algorithms(tmp_path: Path):
     done = cli("algorithms", "--verify", write(tmp_path, loss=LOSS.replace("y.logp.mean()", "y.logp.sum()")))
     assert done.code == 1
@@ -239,7 +248,7 @@ def test_an_error_in_a_slot_names_file_and_line(tmp_path: Path):
         (("import torch", "import torch\nimport nothing_of_this_name"), "line 5: ModuleNotFoundError: No module named"),
         (("import torch", "import torch\ndef ("), "line 5: SyntaxError: invalid syntax"),
         (("credit=GroupMean()", "credit=Nothing()"), "NameError: name 'Nothing' is not defined"),
-        (('return Algorithm(name="mine", ', "return dict(name=1, "), "returns dict; a declaration returns"),
+        (('return Algorithm(name="mine", ', "return dict(name=1, "), "it returns dict; a declaration returns"),
         (("scale: float = 1.0", "scale: float = 1.0, *, more: int"), "algorithm.more: missing"),
     ],
     ids=["import", "syntax", "name", "result", "parameter"],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from gro.algorithms.registry import Declaration, check_parameters, declaration
+from gro.algorithms import registry
+from gro.algorithms.registry import Declaration
 from gro.conformance.check import Subject, told
 from gro.conformance.updates import for_algorithm
 from gro.errors import GroError
@@ -23,22 +25,35 @@ def subject(name: str, parameters: Mapping[str, Any]) -> Subject:
     line where the user's code fails.
     """
     declare = _declaration(name)
-    problems = check_parameters(name, declare, parameters)
+    problems = registry.check_parameters(name, declare, parameters)
     if problems:
         raise GroError("\n".join(problems))
+    declare = _beside_demonstrations(declare)
     try:
         algorithm = declare(**parameters)
     except Exception as error:  # of the user's own code
         raise GroError(f"algorithm {name} cannot be made: {told(error)}") from error
-    if not isinstance(algorithm, Algorithm):
-        raise GroError(f"{name} returns {type(algorithm).__name__}; a declaration returns gro.objective.Algorithm")
     make = for_algorithm(algorithm)
     return Subject(algorithm, make, loss=_loss(declare, parameters), declare=declare, parameters=parameters)
 
 
+def _beside_demonstrations(declare: Declaration) -> Declaration:
+    """The declaration, which then also takes what every algorithm takes, `ptx`."""
+
+    @wraps(declare)
+    def declared(**given: Any) -> Algorithm:
+        ptx = 0.0 if "ptx" in registry.parameters(declare) else given.pop("ptx", 0.0)
+        algorithm = declare(**given)
+        if not isinstance(algorithm, Algorithm):
+            raise TypeError(f"it returns {type(algorithm).__name__}; a declaration returns gro.objective.Algorithm")
+        return registry.with_demonstrations(algorithm, ptx)
+
+    return declared
+
+
 def _declaration(name: str) -> Declaration:
     try:
-        return declaration(name)
+        return registry.declaration(name)
     except GroError as error:
         if error.__cause__ is None:
             raise
@@ -49,11 +64,15 @@ def _declaration(name: str) -> Declaration:
 
 def _loss(declare: Declaration, parameters: Mapping[str, Any]) -> Callable[..., Tensor] | None:
     """The loss beside the declaration, with those of its parameters that it takes."""
-    loss: Callable[..., Tensor] | None = inspect.unwrap(declare).__globals__.get(f"{declare.__name__}_loss")
-    if loss is None:
+    written: Callable[..., Tensor] | None = inspect.unwrap(declare).__globals__.get(f"{declare.__name__}_loss")
+    if written is None:
         return None
-    defaults = {k: p.default for k, p in inspect.signature(declare).parameters.items() if p.default is not p.empty}
-    known = inspect.signature(loss).parameters
+    own = registry.parameters(declare)
+    given = {key: p.default for key, p in own.items() if p.default is not p.empty} | dict(parameters)
+    known = inspect.signature(written).parameters
     everything = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    given = {**defaults, **parameters}
-    return partial(loss, **{k: v for k, v in given.items() if everything or k in known})
+    loss = partial(written, **{key: value for key, value in given.items() if everything or key in known})
+    ptx = 0.0 if "ptx" in own else given.get("ptx", 0.0)
+    if not ptx:
+        return loss
+    return lambda update: loss(update) - ptx * torch.cat([y.logp for y in update.targets]).mean()
