@@ -310,8 +310,8 @@ def _unshaped(
         offline.append((Judged(part, rewards) if rows.pending and rewards is not None else part, weight))
     if data.online is None:
         return Mixture(offline, per_step)
-    if config.resample is not None and rewards is not None:
-        _check_name(config.resample.by, rewards)
+    if rewards is not None:
+        check_names(config, rewards)
     scorer = rewards
     if rewards is not None and config.reward_normalise != "none":
         scorer = Normalised(rewards, config.reward_normalise)
@@ -339,7 +339,9 @@ def _unshaped(
     return Mixture([(part, share) for part, share in parts if share > 0], per_step)
 
 
-def _check_name(by: str | None, rewards: Rewards) -> None:
+def check_names(config: Config, rewards: Rewards) -> None:
+    """Raises GroError where the recipe names a reward that it does not have."""
+    by = config.resample.by if config.resample is not None else None
     if by is not None and by not in rewards.names:
         names = ", ".join(rewards.names)
         raise GroError(f"resample.by: no reward is called {by!r}{nearest(by, rewards.names)}; there is {names}")

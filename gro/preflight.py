@@ -16,6 +16,7 @@ from gro.assemble import (
     Data,
     Start,
     build_algorithm,
+    check_names,
     evaluation_rewards,
     load_data,
     rewards_of,
@@ -74,6 +75,8 @@ def check(config: Config, console: Console) -> None:
         _show_first(console, start.tokenizer, name, dataset)
     for key, specs in reward_lists(config).items():
         with rewards_of(config, specs, start.tokenizer) as rewards:
+            if key == "rewards":
+                check_names(config, rewards)
             try_rewards(console, rewards, key, data)
     console.print(Text("the recipe is sound", style="green"))
 

@@ -255,7 +255,7 @@ def test_no_pair_at_all_is_an_alarm(sums: Path) -> None:
 
 
 def test_the_reference_can_follow_the_policy(sums: Path) -> None:
-    """The loss of the step after is that of a policy that is its reference, log 2; what is measured, is by the start."""
+    """The loss of the step after is that of a policy that is its reference, log 2; held-out pairs are by the start."""
     training, optimizer = {"steps": 4, "refresh_reference": 2}, {"learning_rate": 3e-3}
     held_out = {"data": {"path": f"{sums}/pairs.jsonl", "start": 80}}
     offline = {"online": None, "rewards": [], "offline": {"path": f"{sums}/pairs.jsonl", "stop": 80}, "eval": held_out}
@@ -325,9 +325,12 @@ def test_prompts_that_teach_nothing_are_replaced(sums: Path) -> None:
     asked, kept = metrics["resample/prompts"], metrics["resample/informative"]
     assert all(4 <= a <= 12 and k <= 4 for a, k in zip(asked, kept, strict=True))
     assert all(a == 4 or k < a for a, k in zip(asked, kept, strict=True))
-    wrong = cli("train", online(sums, name="misnamed", resample={"by": "digit"}, rewards=rewards))
-    assert wrong.code == 2
-    assert "resample.by: no reward is called 'digit', did you mean 'digits'?; there is digits, overlong" in wrong.err
+    for command in ("check", "train"):
+        wrong = cli(command, online(sums, name="misnamed", resample={"by": "digit"}, rewards=rewards))
+        assert wrong.code == 2
+        assert (
+            "resample.by: no reward is called 'digit', did you mean 'digits'?; there is digits, overlong" in wrong.err
+        )
 
 
 def test_logged_answers_with_their_rewards(sums: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gro.objective import Algorithm, Term
+from gro.objective.credit import EQUAL
 from gro.objective.weights import ClippedRatio
 from gro.types import ROLES, Batch, Group
 
@@ -81,6 +82,11 @@ def _gap(difference: Tensor) -> dict[str, float]:
     }
 
 
+def alike(rewards: Sequence[float]) -> bool:
+    """Whether rewards (at least one) count as equal, by the rule of the credits."""
+    return max(rewards) - min(rewards) <= EQUAL * max(1.0, *map(abs, rewards))
+
+
 def describe_rollouts(groups: Sequence[Group]) -> dict[str, float]:
     """Rewards and lengths of the completions learnt from."""
     samples = [[c for c in g.completions if c.role == "sample"] for g in groups]
@@ -92,7 +98,7 @@ def describe_rollouts(groups: Sequence[Group]) -> dict[str, float]:
         metrics |= _statistics("reward", rewards)
         several = [rs for rs in scored if len(rs) > 1]
         if several:
-            metrics["frac_reward_zero_std"] = sum(max(rs) - min(rs) <= 1e-6 for rs in several) / len(several)
+            metrics["frac_reward_zero_std"] = sum(map(alike, several)) / len(several)
         failed = sum(c.reward is None and bool(c.rewards) for c in drawn)  # no parts: no reward was asked for
         metrics["rewards/failed"] = float(failed)
         for name in sorted({name for c in drawn for name in c.rewards}):

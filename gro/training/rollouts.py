@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from gro.engines.base import Engine, Progress, Sampling
-from gro.objective.credit import EQUAL
-from gro.training.metrics import describe_rollouts
+from gro.training.metrics import alike, describe_rollouts
 from gro.training.settings import Resampling
 from gro.training.sources import Order, Part, check_rows
 from gro.types import Completion, Group, Prompt
@@ -154,7 +153,7 @@ def varies(group: Group, by: str | None = None) -> bool:
     samples = [c for c in group.completions if c.role == "sample"]
     rewards = [c.reward if by is None else c.rewards.get(by) for c in samples]
     known = [r for r in rewards if r is not None]
-    return bool(known) and max(known) - min(known) > EQUAL * max(1.0, *map(abs, known))
+    return bool(known) and not alike(known)
 
 
 def _targets(group: Group) -> tuple[Completion, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from gro.objective.credit import EQUAL
+from gro.training.metrics import alike
 from gro.types import Completion, Group
 
 Shape = Callable[[Sequence[Group]], tuple[list[Group], dict[str, float]]]
@@ -85,11 +85,11 @@ def with_mismatches(groups: Sequence[Group]) -> tuple[list[Group], dict[str, flo
 
 def _extremes(samples: Sequence[Completion]) -> tuple[Completion, Completion] | None:
     """The best and the worst; None where they are equally good, or nobody knows."""
-    scored = [(c.reward, c) for c in samples if c.reward is not None]
-    if not scored:
+    rewards = {i: c.reward for i, c in enumerate(samples) if c.reward is not None}
+    if not rewards or alike(list(rewards.values())):
         return None
-    (high, best), (low, worst) = max(scored, key=lambda rc: rc[0]), min(scored, key=lambda rc: rc[0])
-    return None if high - low <= EQUAL * max(1.0, abs(high), abs(low)) else (best, worst)
+    best, worst = max(rewards, key=rewards.__getitem__), min(rewards, key=rewards.__getitem__)
+    return samples[best], samples[worst]
 
 
 def _only(group: Group, samples: Sequence[Completion]) -> Group:
