@@ -1,0 +1,165 @@
+"""Two processes that hold different groups learn exactly what one process with all of them learns."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from gro.algorithms import build, names
+from gro.objective import Algorithm
+from gro.policy.critic import Critic
+from gro.policy.policy import Policy
+from gro.training.adapting import adapt
+from gro.training.batching import collate
+from gro.training.critic import CriticLearner
+from gro.training.learner import PolicyLearner
+from gro.training.prepare import Reference, prepare
+from gro.training.processes import Processes
+from gro.training.settings import Optimization
+from gro.types import Completion, Group, Prompt
+from tiny import tiny_model, tiny_tokenizer
+
+VOCABULARY = 24
+CASES = {name: (build(name), False) for name in names()} | {
+    "ppo, every option": (
+        build("ppo", kl=0.05, kl_target=1.0, entropy=0.03, whiten=True, max_kl=100.0),
+        False,
+    ),
+    "ppo, shared trunk": (build("ppo", entropy=0.03), True),
+}
+"""Every registered algorithm at its defaults, each with whether its critic shares the policy's trunk."""
+
+
+def groups_for(algorithm: Algorithm) -> list[Group]:
+    """Five prompts with what the algorithm learns from; lengths and rewards differ, one reward has failed."""
+    rng = random.Random(algorithm.name)
+    pair = bool(algorithm.roles & {"paired", "chosen"})
+    versus = "versus" in algorithm.roles
+
+    def ids(least: int, most: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(3, VOCABULARY) for _ in range(rng.randint(least, most)))
+
+    def answers(k: int) -> tuple[Completion, ...]:
+        rewards = [0.0, 1.0, rng.randrange(9) / 8][: 1 if versus else 2 if pair else 3]
+        samples = [] if algorithm.roles == {"targets"} else [Completion(ids(1, 4 + k), reward=r) for r in rewards]
+        if k == 1 and len(samples) == 3:
+            samples[2] = replace(samples[2], reward=None)
+        if algorithm.beside or not samples:
+            samples.append(Completion(ids(1, 4), role="target", reward=1.0))
+        if algorithm.mismatches:
+            samples.append(Completion(ids(1, 4), role="mismatch"))
+        return tuple(samples)
+
+    groups = [Group(Prompt(ids(1, 5), key=k), answers(k), greedy_reward=0.5, margin=0.25) for k in range(5)]
+    if "targets" in algorithm.roles and not algorithm.beside:  # only one of the processes has demonstrations
+        demonstration = Completion(ids(1, 4), role="target", reward=1.0)
+        groups[4:] = [replace(group, completions=(demonstration,)) for group in groups[4:]]
+    return groups
+
+
+@cache
+def made(seed: int) -> Policy:
+    model = tiny_model(vocab_size=VOCABULARY, hidden=16, layers=1, seed=seed, dtype=torch.float64)
+    return Policy(model, tiny_tokenizer(), layout="shared")
+
+
+def start() -> Policy:
+    """The same policy with the same weights each time."""
+    policy = copy.copy(made(0))
+    policy.model = copy.deepcopy(policy.model)
+    return policy
+
+
+def learnt(name: str, mine: slice, processes: Processes) -> dict[str, Any]:
+    """Gradients (before clipping), metrics and state of one update, on a part of the groups."""
+    algorithm, shared = CASES[name]
+    groups = groups_for(algorithm)[mine]
+    policy = start()
+    critic = Critic.on(policy) if shared else Critic.beside(policy)
+    with torch.no_grad():
+        critic.head.weight.copy_(torch.linspace(-0.1, 0.1, 16)[None])
+    settings: dict[str, Any] = {"tokens_per_micro": 20}
+    minibatch, state = prepare(
+        collate(groups, length_limit=8),
+        policy,
+        Reference(made(1)),
+        algorithm,
+        {},
+        updates=2,
+        critic=critic,
+        processes=processes,
+        **settings,
+    )
+    with torch.no_grad():  # the policy has moved since: ratios are not 1
+        moved = list(policy.model.parameters())
+        moved += [] if shared else list(critic.parameters.values())
+        for i, p in enumerate(moved):
+            p += 0.03 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i), dtype=p.dtype)
+    still = Optimization(learning_rate=1e-12, max_grad_norm=0.0)
+    settings |= {"total_updates": 1, "processes": processes}
+    learner = PolicyLearner(policy, algorithm, still, critic=critic if shared else None, **settings)
+    learners: list[Any] = [learner]
+    if algorithm.critic is not None and not shared:
+        learners.append(CriticLearner(critic, algorithm, still, **settings))
+    gradients: dict[str, Tensor] = {}
+    metrics: dict[str, float] = {}
+    updates = []
+    for part in learners:
+        part.descent.abandon = lambda: None
+        updates.append(part.update(minibatch))
+        metrics |= updates[-1].metrics
+        found = part.descent.parameters.items()
+        gradients |= {f"{type(part).__name__} {n}": p.grad.clone() for n, p in found if p.grad is not None}
+    state, measured = adapt(minibatch, updates, policy, algorithm, state, tokens_per_micro=20, processes=processes)
+    return {"gradients": gradients, "metrics": metrics | measured, "state": state}
+
+
+def worker(rank: int, folder: str) -> None:
+    """One of two processes."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    processes = Processes.current()
+    mine = (slice(0, 2), slice(2, 5))[rank]
+    torch.save({name: learnt(name, mine, processes) for name in CASES}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
+    """What each of two processes found, by case."""
+    folder = tmp_path_factory.mktemp("processes")
+    spawn(worker, args=(str(folder),), nprocs=2)
+    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_as_one(both: list[dict[str, dict[str, Any]]], name: str) -> None:
+    alone = learnt(name, slice(0, 5), Processes())
+    assert any(g.abs().max() > 1e-4 for g in alone["gradients"].values())
+    for found in (each[name] for each in both):
+        assert found["gradients"].keys() == alone["gradients"].keys()
+        for parameter, expected in alone["gradients"].items():
+            scale = expected.abs().max().clamp(min=1e-6).item()
+            gap = (found["gradients"][parameter] - expected).abs().max().item()
+            assert gap <= 1e-9 * scale, f"{parameter}: {gap:.2g} of {scale:.2g}"
+        assert found["metrics"] == pytest.approx(alone["metrics"], rel=1e-6, abs=1e-9)
+        assert found["state"] == pytest.approx(alone["state"], rel=1e-6)
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    processes = Processes.current()
+    assert processes == Processes(0, 1)
+    assert processes.total([2.0, 3.0]) == (2.0, 3.0)
+    assert processes.least(4) == 4
+    batch = collate(groups_for(build("grpo")), length_limit=None).batch
+    assert processes.gather(batch).batch is batch
