@@ -16,6 +16,7 @@ LAYERS = [
     {"conformance"},
     {"policy"},
     {"engines", "rewards", "data", "runs"},
+    {"judges"},
     {"training"},
     {"evaluation"},
     {"recipe"},
