@@ -17,6 +17,10 @@ from gro.rewards.batch import Trouble
 from gro.rewards.maths import _nothing_is_evaluated, math_equal, maths
 from gro.rewards.pool import Pool
 from realdata import data_file
+from rewards.bombs import BOMBS
+from rewards.hostile import DEATHS, ERRORS, HANGS, HARMLESS
+from rewards.hostile_code import ATTACKS, FORGERIES
+from rewards.hostile_code import HANGS as CODE_HANGS
 
 HURRY = 0.5
 """Seconds that a hanging answer costs these tests."""
@@ -223,59 +227,15 @@ print(json.dumps(seen))
     assert [text for text in json.loads(result.stdout) if not text.startswith("def monomial_")] == []
 
 
-BOMBS = [
-    r"\dfrac{5^{5^{5^{5^5}}}}{16}",
-    r"9^{9^{9}}",
-    r"9^{9^{9^{9}}}",
-    r"2^{1000000000}",
-    r"(10^{10})^{10^{10}}",
-    r"((9^{9})^{9})^{9999}",
-    "1000000!",
-    "((5!)!)!",
-    "(999!)^{999}",
-    "99!!!!!!",
-    r"\binom{1000000}{500000}",
-    r"\sum_{n=1}^{100000000}\frac{1}{n}",
-    r"\prod_{n=1}^{1000000} n",
-    r"\int_0^1 e^{x^x} dx",
-    r"\int \sin(x^x)\cos(e^x) dx",
-    r"\lim_{x\to 0} \frac{\sin(\sin(\sin(x)))}{x^{x}}",
-    "(" * 500 + "1" + ")" * 500,
-    "{" * 300 + "1" + "}" * 300,
-    r"\sqrt{" * 100 + "2" + "}" * 100,
-    r"\frac{1}{" * 60 + "2" + "}" * 60,
-    "1" * 100_000,
-    "9" * 5_000,
-    "-" * 900 + "1",
-    "x" * 900,
-    "x+" * 450 + "1",
-    "+".join(f"x^{i}" for i in range(1, 150)),
-    r"(x+y+z+w+a+b+c)^{99}",
-    r"(x+1)^{9999}",
-    r"\sin(" * 20 + "x" + ")" * 20,
-    r"x^{x^{x^{x^x}}}=2",
-    r"|x-1|+|x-2|+|x-3|+|x-4|<5",
-    r"\begin{pmatrix}" + r"\\".join("&".join(["x^2+1"] * 8) for _ in range(8)) + r"\end{pmatrix}",
-    r"\det\begin{pmatrix}"
-    + r"\\".join("&".join(f"x_{{{i}{j}}}" for j in range(6)) for i in range(6))
-    + r"\end{pmatrix}",
-    r"\operatorname{zeros}(100000,100000)",
-    r"\operatorname{gcd}(10^{9999},3^{9999})",
-    r"[1,2]\cup" * 40 + "[3,4]",
-    r"\Gamma(10^{6})",
-    "1e999999999",
-    r"\left(" * 50,
-    r"\boxed{" * 200,
-    "####" * 5_000,
-    "٣" * 500,
-    "\\" * 2_000,
-    "$" * 2_000,
-]
+def test_the_corpora_are_as_large_as_they_are_said_to_be() -> None:
+    assert len({*BOMBS}) + len(HANGS) + len(CODE_HANGS) >= 200
+    assert sum(map(len, (DEATHS, ERRORS, HARMLESS, FORGERIES, ATTACKS))) >= 95
+    assert len({*CODE}) >= 50
 
 
 @pytest.mark.parametrize(
     ("gold", "every"),
-    [("72", 3), pytest.param("72", 1, marks=pytest.mark.slow), pytest.param("x^2-1", 1, marks=pytest.mark.slow)],
+    [("72", 16), pytest.param("72", 1, marks=pytest.mark.slow), pytest.param("x^2-1", 1, marks=pytest.mark.slow)],
 )
 def test_bombs_end_within_the_limit_and_hurt_nobody_else(hurried: Pool, gold: str, every: int) -> None:
     right = f"\\boxed{{{gold}}}"
