@@ -40,6 +40,8 @@ _LETTERS = {
     "alpha": "α",
     "smoothing": "α",
     "flip": "α",
+    "desirable": "λ_D",
+    "undesirable": "λ_U",
     "baseline": "b",
     "threshold": "τ",
 }

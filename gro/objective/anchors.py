@@ -165,7 +165,7 @@ class GroupMean:
 
 @dataclass(frozen=True)
 class KlEstimate:
-    """ε += z0 = max(0, mean log-ratio of the mismatched completions) over the whole update (KTO, sec. 4.1)."""
+    """ε += max(0, mean log-ratio of the mismatched completions) over the whole update (KTO, sec. 4.1)."""
 
     symbol = "z0"
     scope: ClassVar[Scope] = "batch"
@@ -182,7 +182,7 @@ class KlEstimate:
 
 @dataclass(frozen=True)
 class Midpoint:
-    """ε += δ, half-way between the mean log-ratios of the rows with A > 0 and with A < 0 of the whole update.
+    """ε += half-way between the mean log-ratios of the rows with A > 0 and with A < 0 of the whole update.
 
     The threshold of BCO (Jung et al. 2024).  Where one side is missing it is the other's mean.
     """

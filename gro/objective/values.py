@@ -133,7 +133,7 @@ class Desirability:
 
     desirable: float = 1.0
     undesirable: float = 1.0
-    symbol = "λ_D, −λ_U"
+    symbol = "(λ_D·1[A > 0] − λ_U·1[A < 0])"
     imitates: ClassVar[bool] = False
 
     def __call__(self, advantage: Tensor) -> Tensor:

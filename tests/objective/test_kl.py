@@ -19,7 +19,7 @@ from gro.objective import Algorithm, Anchor, Term, coefficients
 from gro.objective.credit import Credit, Greedy, MovingAverage, NoBaseline
 from gro.objective.shares import per_sequence
 from gro.objective.units import Unit, token, total
-from gro.objective.values import one
+from gro.objective.values import Exp, Expm1, one
 from gro.objective.weights import K1, K2, K3, Corrected, Ratio, RatioK3, SampledEntropy, Stay, Weight
 from gro.types import Batch
 
@@ -270,3 +270,13 @@ def test_policy_gradients_are_the_gradient_of_the_expected_reward():
         (BEHAVIOUR, Term(unit=total, anchor=OLD, weight=Ratio(), share=per_sequence)),
     ):
         equal(expected_gradient(term, sampled_from, reward_B=reward_B), gradient(expected_reward))
+
+
+def test_exponential_values_agree_with_and_without_their_one_on_policy_only():
+    """Σ ∇log π is 0 in expectation, but only under the policy itself."""
+    reward_B = torch.randn(len(COMPLETIONS), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    exp, less_one = (Term(value=v(0.7), share=per_sequence) for v in (Exp, Expm1))
+    equal(expected_gradient(exp, THETA, reward_B=reward_B), expected_gradient(less_one, THETA, reward_B=reward_B))
+    different(
+        expected_gradient(exp, BEHAVIOUR, reward_B=reward_B), expected_gradient(less_one, BEHAVIOUR, reward_B=reward_B)
+    )
