@@ -12,7 +12,7 @@ from typing import Literal
 from gro.algorithms.group_relative import clipped, pull
 from gro.algorithms.registry import algorithm
 from gro.objective import Algorithm, Anchor
-from gro.objective.credit import GroupMean, GroupZScore, KlAfterwards
+from gro.objective.credit import GroupMean, GroupZScore, KlAfterwards, LeaveOneOutZScore
 from gro.objective.shares import Share, fixed_length, per_sequence, sequence_mean, token_mean
 from gro.objective.units import average
 from gro.objective.values import one
@@ -122,4 +122,23 @@ def grpo_open_instruct(
         equation="open-instruct, grpo_utils.py and data_loader.py, August 2026",
         credit=GroupMean() if normalization == "centered" else GroupZScore(ddof=0, eps=1e-8),
         terms=(clipped(clip, clip_high, token_mean), *pull("k3", beta, token_mean)),
+    )
+
+
+@algorithm
+def grpo_nemo_rl(clip: Clip = 0.2, clip_high: NotNegative = 0.2, kl: NotNegative = 0.01) -> Algorithm:
+    """GRPO as NeMo-RL computes it: mean and deviation of the *others*, the reverse KL, the mean over all tokens.
+
+    Its KL term is k3 times a ratio that is 1 but differentiated, whose gradient is that of k2.  It cuts k3 off at 10,
+    which this does not.
+
+    clip, clip_high: ratio_clip_min and ratio_clip_max.
+    kl: reference_policy_kl_penalty; 0 leaves it out.
+    """
+    return Algorithm(
+        name="grpo_nemo_rl",
+        paper="https://github.com/NVIDIA-NeMo/RL",
+        equation="NeMo-RL, advantage_estimator.py and loss_functions.py, August 2026",
+        credit=LeaveOneOutZScore(),
+        terms=(clipped(clip, clip_high, token_mean), *pull("k2", kl, token_mean)),
     )

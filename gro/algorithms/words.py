@@ -32,7 +32,7 @@ def _baseline(credit: Any) -> str:
     match credit:
         case credits.GroupMean() | credits.GroupZScore():
             return group
-        case credits.LeaveOneOut():
+        case credits.LeaveOneOut() | credits.LeaveOneOutZScore():
             return "the mean reward of the prompt's other completions"
         case credits.MovingAverage():
             return "the mean reward of earlier steps"
@@ -62,6 +62,8 @@ def _scale(credit: Any) -> str:
             return _scale(inner)
         case credits.GroupZScore(ddof=ddof, eps=eps):
             return f"divided by the group's standard deviation, ddof {ddof} (÷ {_less('G', ddof)}), plus ε = {eps:g}"
+        case credits.LeaveOneOutZScore(eps=eps):
+            return f"divided by the others' standard deviation, ddof 1 (÷ (G − 2)), plus ε = {eps:g}, where it is not 0"
         case credits.BatchMean(std=True, ddof=ddof, eps=eps):
             return f"divided by the batch's standard deviation, ddof {ddof} (÷ {_less('B', ddof)}), plus ε = {eps:g}"
         case credits.TokenZScore(floor=floor):

@@ -303,6 +303,32 @@ class LeaveOneOut(_Folds):
 
 
 @dataclass(frozen=True)
+class LeaveOneOutZScore(_Folds):
+    """A = (R − mean)/(std + eps), both of the group's *others*, ddof 1; not divided where that std is 0 or undefined.
+
+    NeMo-RL's: of a group of two there is one other, so nothing to divide by.
+    """
+
+    kl: float = 0.0
+    eps: float = 1e-6
+    symbol = "(R − mean of the others)/(std of the others + ε)"
+    group_size = 2
+
+    def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
+        scored_B, members_BB = _members(batch)
+        reward_B = _penalised(batch, self.kl)
+        others_BB = members_BB & ~torch.eye(len(reward_B), dtype=torch.bool, device=reward_B.device)
+        count_B = others_BB.sum(1)
+        mean_B = sum_over(others_BB, reward_B) / count_B.clamp(min=1)
+        square_BB = (reward_B[None, :] - mean_B[:, None]).square().masked_fill(~others_BB, 0.0)
+        std_B = (square_BB.sum(1) / (count_B - 1).clamp(min=1)).sqrt()
+        spread_B, size_B = _spread(reward_B, others_BB)
+        alike_B = (count_B < 2) | (spread_B <= EQUAL * size_B.clamp(min=1))
+        advantage_B = (reward_B - mean_B) / torch.where(alike_B, 1.0, std_B + self.eps)
+        return _group(advantage_B, reward_B, scored_B, members_BB), state
+
+
+@dataclass(frozen=True)
 class GroupSoftmax(_Folds):
     """A = G·softmax(R/β) − 1 over the group: exp(R/β) with the 1/Z of GRO, eq. 33, so that it is centred."""
 

@@ -12,7 +12,7 @@ from algorithms import updates
 from gro.algorithms import build
 from gro.algorithms.describe import describe, formula
 from gro.objective import Algorithm, coefficients
-from gro.objective.credit import Constant, GroupMean, KlAfterwards, LeaveOneOut, NoBaseline
+from gro.objective.credit import Constant, GroupMean, KlAfterwards, LeaveOneOut, LeaveOneOutZScore, NoBaseline
 from gro.objective.credit import MovingAverage as Moving
 from objective.fixture import group_batch, value_and_gradient
 
@@ -96,6 +96,33 @@ def test_verl_cuts_k3_off_at_ten():
     assert pulls == pytest.approx([0.0, (math.exp(0.5) - 1) / 2])
 
 
+def test_nemo_rl_divides_by_the_deviation_of_the_others():
+    """[1 0 .5 0]: the others of 1 are 0 .5 0 (mean 1/6, std .288675), of 0 are 1 .5 0 (½, ½), of .5 are 1 0 0."""
+    advantage_B1, _ = LeaveOneOutZScore(eps=0.0)(group_batch(), {})
+    third = math.sqrt(1 / 3)
+    assert advantage_B1[:, 0].tolist() == pytest.approx([5 / 6 / (third / 2), -1.0, 1 / 6 / third, -1.0])
+    # all others alike, or only one: not divided
+    two, few = ([1.0, 0.0, 1.0, 0.0], torch.tensor([0, 0, 1, 1])), ([1.0, 0.0, 0.0, 0.0], torch.zeros(4).long())
+    for (rewards, groups), expected in ((two, [1, -1, 1, -1]), (few, [1.0, -third, -third, -third])):
+        batch = group_batch(reward_B=torch.tensor(rewards, dtype=torch.float64), group_B=groups)
+        assert LeaveOneOutZScore(eps=0.0)(batch, {})[0][:, 0].tolist() == pytest.approx(expected)
+
+
+def test_nemo_rls_kl_has_the_gradient_of_k2():
+    """exp(x − sg[x])·k3, differentiated, against the declaration's KL term."""
+    algorithm = build("grpo_nemo_rl", kl=0.3)
+    algorithm = replace(algorithm, terms=algorithm.terms[1:])
+    logp_BT, batch = updates.groups()
+    leaf_BT = logp_BT.nan_to_num(0, 0, 0).requires_grad_()
+    assert batch.ref_BT is not None
+    away_BT = leaf_BT - batch.ref_BT.nan_to_num(0, 0, 0)
+    k3_BT = (leaf_BT - leaf_BT.detach()).exp() * ((-away_BT).exp() - 1 + away_BT)
+    c_BT = coefficients(logp_BT, replace(batch, advantage_BX=algorithm.credit(batch, {})[0]), algorithm)
+    kept_BT = c_BT != 0
+    (expected_BT,) = torch.autograd.grad(0.3 * k3_BT[kept_BT].sum() / kept_BT.sum(), leaf_BT)
+    torch.testing.assert_close(-c_BT, expected_BT, rtol=0, atol=1e-12)
+
+
 # --- what is said ----------------------------------------------------------------------------------------------------
 
 OWN = "the mean reward of the prompt's completions, the completion's own included"
@@ -122,6 +149,8 @@ REWARD, LOSS = "k1 to the reference in the reward", "to the reference in the los
             f"{REWARD}, *after* the baseline, token by token, β = 0.01, each k1 cut off at ±",
         ),
         ("grpo_open_instruct", {}, "scale", "not divided by a standard deviation"),
+        ("grpo_nemo_rl", {}, "baseline", "the mean reward of the prompt's other completions"),
+        ("grpo_nemo_rl", {}, "scale", "divided by the others' standard deviation, ddof 1 (÷ (G − 2)), plus ε = 1e-06"),
         ("dapo", {}, "KL", "none"),
         ("rloo", {}, "baseline", "the mean reward of the prompt's other completions"),
         ("rloo", {}, "KL", f"{REWARD}, as a total, before the baseline, β = 0.05"),

@@ -23,6 +23,7 @@ from gro.objective.credit import (
     GroupZScore,
     Labels,
     LeaveOneOut,
+    LeaveOneOutZScore,
     MovingAverage,
     NoBaseline,
     Normalised,
@@ -33,7 +34,14 @@ from gro.objective.credit import (
 from gro.types import ROLES, Batch
 
 NAN = math.nan
-GROUP_CREDITS = [GroupMean(), GroupZScore(), GroupZScore(ddof=1), LeaveOneOut(), GroupSoftmax()]
+GROUP_CREDITS = [
+    GroupMean(),
+    GroupZScore(),
+    GroupZScore(ddof=1),
+    LeaveOneOut(),
+    LeaveOneOutZScore(),
+    GroupSoftmax(),
+]
 
 
 def real(*numbers) -> Tensor:

@@ -109,3 +109,20 @@ def grpo_open_instruct(
             policy = torch.maximum(-a * ratio, -a * ratio.clamp(1 - clip, 1 + clip_high))
             losses.append(policy + beta * (torch.expm1(-away) + away))
     return torch.cat(losses).mean()
+
+
+@row("grpo_nemo_rl", updates.groups, v(), v(clip=0.1, clip_high=0.4, kl=0.3), v(kl=0.0))
+def grpo_nemo_rl(update: Update, clip: float = 0.2, clip_high: float = 0.2, kl: float = 0.01) -> Tensor:
+    """The KL with the gradient of exp(log π − sg[log π])·k3, which is log π/π_ref, and k2's value."""
+    losses = []
+    for group in update.groups:
+        for i, y in enumerate(group):
+            others = torch.tensor([z.reward for j, z in enumerate(group) if j != i], dtype=torch.float64)
+            if len(group) == 1:
+                continue
+            deviation = float(others.std(correction=1)) if len(others) > 1 else 0.0
+            a = (y.reward - others.mean()) / (deviation + 1e-6 if deviation > 1e-9 else 1.0)
+            ratio = (y.logp - y.old).exp()
+            losses.append(-torch.minimum(ratio * a, ratio.clamp(1 - clip, 1 + clip_high) * a))
+    penalty = sum_of([(y.logp - y.ref).square().sum() / 2 for y in update.samples])
+    return (sum_of([loss.sum() for loss in losses]) + kl * penalty) / sum(len(y.logp) for y in update.samples)
