@@ -118,7 +118,7 @@ def gpo(loss: Loss = "logistic", beta: Positive = 0.1) -> Algorithm:
     return Algorithm(
         name="gpo",
         paper="https://arxiv.org/abs/2402.05749",
-        equation="Tang et al. 2024, eq. 6 and table 1",
+        equation="Tang et al. 2024, table 1",
         credit=Labels(),
         terms=(compared(losses[loss](beta)),),
     )
@@ -216,7 +216,7 @@ def cpl(beta: Positive = 0.1, bias: Fraction = 0.5, gamma: Fraction = 1.0) -> Al
     return Algorithm(
         name="cpl",
         paper="https://arxiv.org/abs/2310.13639",
-        equation="Hejna et al. 2024, eq. 5 and 8",
+        equation="Hejna et al. 2024, eq. 5 with the bias λ",
         credit=Labels(),
         terms=(preference,),
     )

@@ -53,7 +53,7 @@ def bco(beta: Positive = 0.1) -> Algorithm:
     return Algorithm(
         name="bco",
         paper="https://arxiv.org/abs/2404.04656",
-        equation="Jung et al. 2024, sec. 4",
+        equation="Jung et al. 2024, L_BCO",
         credit=Labels(),
         terms=(classified,),
     )
@@ -70,7 +70,7 @@ def apo_zero(beta: Positive = 0.1) -> Algorithm:
     return Algorithm(
         name="apo_zero",
         paper="https://arxiv.org/abs/2408.06266",
-        equation="D'Oosterlinck et al. 2024, eq. 2",
+        equation="D'Oosterlinck et al. 2024, L_zero",
         credit=Labels(),
         terms=(Term(unit=total, anchor=REFERENCE, weight=Bell(beta), share=per_pair, rows="paired"),),
     )
@@ -96,7 +96,7 @@ def apo_down(beta: Positive = 0.1) -> Algorithm:
     return Algorithm(
         name="apo_down",
         paper="https://arxiv.org/abs/2408.06266",
-        equation="D'Oosterlinck et al. 2024, eq. 3",
+        equation="D'Oosterlinck et al. 2024, L_down",
         credit=Labels(),
         terms=(falling, against),
     )

@@ -181,7 +181,7 @@ class RobustLogistic:
 class BiasedLogistic:
     """w = βkσ(−βk·su), k = 1 for the preferred completion and b for the other.
 
-    From −log σ(β(d₊ − b·d₋)) with the shift `Partner(b)`, whose u₋ = d₋ − d₊/b (CPL, Hejna et al. 2024, eq. 8).
+    From −log σ(β(d₊ − b·d₋)) with the shift `Partner(b)`, whose u₋ = d₋ − d₊/b (CPL, Hejna et al. 2024, with its bias λ).
     """
 
     beta: float = 0.1
@@ -330,7 +330,7 @@ class Nca:
     """w = β((1 + A)σ(−βu) − σ(βu)), from −(1 + A) log σ(βu) − log σ(−βu) with v = 1.
 
     A = G·softmax(R/α) − 1, or ±1 for a pair: classifying the reward's samples against the policy's (NCA, Chen et al.
-    2024, eq. 12).
+    2024, sec. 4).
     """
 
     beta: float = 0.1

@@ -95,6 +95,7 @@ def test_who_is_labelled_good_or_bad(name: str, rewards: list[float], signs: lis
 
 def test_ktos_estimate_is_one_number_of_the_whole_update_and_has_no_gradient():
     logp_BT, batch = batch_of([1.0, -1.0, NAN, NAN], [0, 1, 0, 1], roles=[0, 0, 2, 2])
+    assert batch.ref_BT is not None
     ratios_B = (logp_BT - batch.ref_BT).sum(1)
     assert build("kto").scope == "batch"
     assert build("kto").mismatches

@@ -130,7 +130,7 @@ def orpo(update: Update, odds: float = 0.1) -> Tensor:
 
 @row("cpl", updates.pairs, v(), v(beta=1.0, bias=0.7, gamma=0.9), v(beta=0.3, bias=1.0))
 def cpl(update: Update, beta: float = 0.1, bias: float = 0.5, gamma: float = 1.0) -> Tensor:
-    """Hejna et al. 2024, eq. 8: −log[e^{βd₊}/(e^{βd₊} + e^{βb·d₋})], d = Σ_t γ^t log π, t from 0."""
+    """Hejna et al. 2024: −log[e^{βd₊}/(e^{βd₊} + e^{βb·d₋})], d = Σ_t γ^t log π, t from 0."""
 
     def discounted(y: Completion) -> Tensor:
         return torch.stack([gamma**t * logp for t, logp in enumerate(y.logp)]).sum()
