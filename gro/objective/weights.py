@@ -181,7 +181,8 @@ class RobustLogistic:
 class BiasedLogistic:
     """w = βkσ(−βk·su), k = 1 for the preferred completion and b for the other.
 
-    From −log σ(β(d₊ − b·d₋)) with the shift `Partner(b)`, whose u₋ = d₋ − d₊/b (CPL, Hejna et al. 2024, with its bias λ).
+    From −log σ(β(d₊ − b·d₋)) with the shift `Partner(b)`, whose u₋ = d₋ − d₊/b: CPL with its
+    bias λ (Hejna et al. 2024).
     """
 
     beta: float = 0.1
