@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from gro.rewards.answers import gold_answer
 from gro.rewards.batch import Trouble
 from gro.rewards.maths import _nothing_is_evaluated, math_equal, maths
 from gro.rewards.pool import Pool
@@ -21,6 +19,7 @@ from rewards.bombs import BOMBS
 from rewards.hostile import DEATHS, ERRORS, HANGS, HARMLESS
 from rewards.hostile_code import ATTACKS, FORGERIES
 from rewards.hostile_code import HANGS as CODE_HANGS
+from rewards.ordinary import disagreements, generated, math_verify_says, of_gsm8k
 
 HURRY = 0.5
 """Seconds that a hanging answer costs these tests."""
@@ -251,44 +250,23 @@ def test_bombs_end_within_the_limit_and_hurt_nobody_else(hurried: Pool, gold: st
         assert took < HURRY + 0.5 + 3.0, bomb  # with a new process, on a busy machine
 
 
-def math_verify_says(gold: str, answer: str) -> bool:
-    from math_verify import parse, verify
-    from sympy.core.cache import clear_cache
-
-    clear_cache()  # else the two would share simplifications
-    return verify(parse(f"$\\boxed{{{gold}}}$"), parse(f"$\\boxed{{{answer}}}$"))
-
-
-def ordinary_forms(gold: str) -> Iterator[str]:
-    """What models write for a number, right and wrong."""
-    plain = gold.replace(",", "")
-    value = int(plain)
-    yield from (gold, plain, f"{plain}.0", f"\\${gold}", f"{gold} dollars", f"{gold}\\text{{ dollars}}", f"x={plain}")
-    yield from (f"\\frac{{{2 * value}}}{{2}}", f"{value // 2}\\cdot 2", f"\\text{{{plain}}}", f"{plain}^\\circ")
-    yield from (
-        f"{value + 1}",
-        f"{value + 0.5}",
-        f"-{plain}",
-        f"{value / 100}",
-        f"{value * 10}",
-        f"{value}0\\text{{ m}}",
-    )
-
-
 @pytest.mark.data
 @pytest.mark.parametrize("every", [400, pytest.param(5, marks=pytest.mark.slow)])
 def test_agrees_with_math_verify_on_gsm8k(every: int) -> None:
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    lines = data_file("gsm8k.jsonl").read_text().splitlines()
-    golds = {gold_answer(json.loads(line)["answer"]) for line in lines[::every]}
-    cases = [(gold, answer) for gold in sorted(golds) for answer in ordinary_forms(gold)]
-    differ = [(gold, answer) for gold, answer in cases if math_equal(gold, answer) != math_verify_says(gold, answer)]
+    cases = of_gsm8k(data_file("gsm8k.jsonl"), every)
     assert len(cases) > 200
-    assert len(differ) <= 0.005 * len(cases), differ[:10]
+    assert len(differ := disagreements(cases)) <= 0.005 * len(cases), differ[:10]
+
+
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_agrees_with_math_verify_on_a_generated_corpus(every: int) -> None:
+    cases = generated()
+    assert len({*cases}) >= 500
+    assert {math_equal(gold, answer) for gold, answer in cases[::every]} == {True, False}
+    assert len(differ := disagreements(cases[::every])) <= 0.005 * len(cases), differ[:10]
 
 
 def test_agrees_with_math_verify_on_latex() -> None:
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     quirks = {"72."}  # math-verify does not read a number with a full stop
     cases = [pair for pair in pairs(EQUAL) + pairs(DIFFERENT) if pair[1] not in quirks]
     cases += [(answer, gold) for gold, answer in cases if answer]
