@@ -134,6 +134,13 @@ class Loose:
     def potential(self, u, v, a, u2):
         return -v * u
 """
+HASHES = MUTABLE.replace("@dataclass", "@dataclass(unsafe_hash=True)")
+OVERFLOW = """
+@dataclass(frozen=True)
+class Overflow(Ratio):
+    def __call__(self, u, v, a, u2):
+        return u.exp()
+"""
 UNMASKED = """
 @dataclass(frozen=True)
 class Unmasked(type(average)):
@@ -178,6 +185,16 @@ WRONG = {
         MUTABLE,
         "Term(unit=average, share=per_sequence, weight=Loose())",
         {"a value"},
+    ),
+    "a mutable dataclass that hashes": (
+        HASHES,
+        "Term(unit=average, share=per_sequence, weight=Loose())",
+        {"a value"},
+    ),
+    "a weight that overflows where the loss does not": (
+        OVERFLOW,
+        "Term(unit=average, anchor=Anchor('old'), share=per_sequence, weight=Overflow())",
+        {"degenerate updates"},
     ),
     "a mask that multiplies": (
         UNMASKED,
