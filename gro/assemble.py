@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from gro.policy.critic import Critic
 from gro.policy.folder import find, inspect
 from gro.policy.loading import load_tokenizer
 from gro.policy.policy import Policy
+from gro.policy.reward_model import RewardModel
 from gro.recipe import CriticSettings
 from gro.rewards import Failure, Normalised, Rewards
+from gro.rewards.trained import Trained
 from gro.runs import files
 from gro.runs.store import CHECKPOINTS, DATABASE, Run
 from gro.training.critic import CriticLearner
@@ -405,7 +408,21 @@ def rewards_of(
         failure_stop_share=config.reward_failure_stop_share,
         on_failure=keep,
         on_notice=note,
+        inside={"reward_model": partial(_reward_model, config, tokenizer)},
     )
+
+
+def _reward_model(config: Config, tokenizer: PreTrainedTokenizerBase, params: Mapping[str, Any]) -> Trained:
+    """The reward `reward_model`: a GroError where it does not read the policy's tokens."""
+    path = model_folder(str(params["path"]))
+    theirs = load_tokenizer(find(path))
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise GroError(
+            f"reward_model: {path} has another tokenizer than the policy ({len(theirs)} and {len(tokenizer)} tokens), "
+            "and reads the policy's token ids. Served over HTTP it can have its own"
+        )
+    model = RewardModel.read(path, device=config.model.device, allow_pickle=config.model.allow_pickle)
+    return Trained(model, **{key: value for key, value in params.items() if key != "path"})
 
 
 def evaluation_rewards(config: Config) -> Sequence[Any]:

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from gro.jobs.reward_model import turned_round
+from gro.policy.reward_model import RewardModel
 from gro.runs import RunReader
 from gro.types import Completion, Group, Prompt
-from jobs_on_sums import MODEL, cli, recipe, write_data, write_rows
+from jobs_on_sums import CREATE, MODEL, cli, recipe, write_data, write_rows
 
 LEARNS = {"training": {"steps": 24, "eval_every": 12}, "optimizer": {"learning_rate": 5e-3}, "prompts_per_step": 16}
 
@@ -85,6 +86,34 @@ def test_from_rankings(tmp_path: Path, algorithm: str):
     assert found["pairs"] == 20 * 6
     assert found["metrics"]["accuracy"]["value"] > 0.9, "more is better"
     assert found["metrics"]["length_correlation"]["value"] > 0.7
+
+
+def test_a_reward_model_rewards_rollouts(tmp_path: Path):
+    write_data(tmp_path)
+    pairs = {"path": str(tmp_path / "pairs.jsonl")}
+    judge = recipe(tmp_path / "judge.yaml", model=MODEL, algorithm="bradley_terry", offline=pairs)
+    assert cli("reward-model", judge).code == 0
+    keys = {"algorithm": "rloo", "online": pairs | {"kind": "prompt_only"}, "group_size": 3}
+    keys |= {"sampling": {"max_new_tokens": 4}, "training": {"steps": 2}}
+    rewards = [{"reward": "reward_model", "path": str(tmp_path / "judge")}]
+    policy = recipe(tmp_path / "policy.yaml", model=str(tmp_path / "judge" / "start"), rewards=rewards, **keys)
+    done = cli("train", policy)
+    assert done.code == 0, done.err
+    model = RewardModel.read(tmp_path / "judge" / "model", device="cpu")
+    found = [r for r in RunReader(tmp_path / "policy").rollouts(1) if r.role == "sample"]
+    assert found
+    for r in found:
+        group = Group(Prompt(tuple(r.prompt_ids)), (Completion(tuple(r.completion_ids)),))
+        assert r.reward == pytest.approx(model.scores([group], 4096).item(), abs=1e-5)
+
+    stranger = recipe(
+        tmp_path / "stranger.yaml", model={"create": {**CREATE, "vocab_size": 262}}, rewards=rewards, **keys
+    )
+    done = cli("train", stranger)
+    assert done.code == 2
+    assert "has another tokenizer than the policy" in done.err
+    nowhere = recipe(tmp_path / "nowhere.yaml", model=MODEL, rewards=[{"reward": "reward_model"}], **keys)
+    assert "rewards.0.path: missing" in cli("check", nowhere).err
 
 
 def test_a_policys_algorithm_is_refused(tmp_path: Path):

@@ -18,6 +18,7 @@ NAMED: dict[str, str] = {
     "regex": "gro.rewards.formats:regex",
     "regex_answer": "gro.rewards.formats:regex_answer",
     "repetition": "gro.rewards.lengths:repetition",
+    "reward_model": "gro.rewards.trained:reward_model",
     "tag_format": "gro.rewards.formats:tag_format",
 }
 """name → `module:function`.  Text, so that listing the names does not import what the functions need."""

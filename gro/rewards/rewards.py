@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gro.errors import GroError
 from gro.rewards.batch import Batch, Kind, Trouble
@@ -61,6 +61,21 @@ class _Sample:
     """Text, or messages where the data row was conversational."""
 
 
+class Scoring(Protocol):
+    """What scores a batch for one reward: worker processes, or something inside the trainer's own."""
+
+    @property
+    def name(self) -> str: ...
+
+    def score(self, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> Batch: ...
+
+    def close(self) -> None: ...
+
+
+Inside = Callable[[Mapping[str, Any]], Scoring]
+"""Makes, from a reward's parameters, what scores inside the trainer's process.  It also sees the column prompt_ids."""
+
+
 class Rewards:
     """Scores completions with one or several reward functions, each in processes of its own.
 
@@ -77,6 +92,7 @@ class Rewards:
         failure_stop_share: float = 0.5,
         on_failure: Callable[[Failure], None] | None = None,
         on_notice: Callable[[str], None] | None = None,
+        inside: Mapping[str, Inside] | None = None,
         workers: int = 2,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
@@ -84,8 +100,9 @@ class Rewards:
 
         decode: token ids to text, special tokens skipped.  time_limit: seconds for one call; None: what each function
         says.  failure_stop_share: `score` raises when a reward fails on more than this share of a step's completions.
-        on_failure: called with every failure.  on_notice: called with what is found odd about a reward.  workers:
-        processes per samplewise reward.  memory_limit: bytes of private memory per process.
+        on_failure: called with every failure.  on_notice: called with what is found odd about a reward.
+        inside: rewards that need no process of their own, by name.  workers: processes per samplewise reward.
+        memory_limit: bytes of private memory per process.
         """
         self.specs = tuple(RewardSpec.parse(spec) for spec in specs)
         if not self.specs:
@@ -97,7 +114,8 @@ class Rewards:
         self._on_failure, self._on_notice = on_failure, on_notice
         self._canaries: dict[str, Canaries | None] = {}
         """Of the rewards that have been checked."""
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, Scoring] = {}
+        makers = inside or {}
         self.failures: list[Failure] = []
         """Of the latest call of `score`."""
         self.failure_counts: Counter[str] = Counter()
@@ -110,10 +128,11 @@ class Rewards:
         """What they logged per completion (`log_extra`): column → (group, completion) → value."""
         try:
             for spec in self.specs:
-                limit = spec.time_limit or time_limit
-                pool = Pool(
-                    spec.name_or_path, spec.params, time_limit=limit, workers=workers, memory_limit=memory_limit
-                )
+                limit, place = spec.time_limit or time_limit, spec.name_or_path
+                if isinstance(place, str) and place in makers:
+                    pool: Scoring = makers[place](spec.params)
+                else:
+                    pool = Pool(place, spec.params, time_limit=limit, workers=workers, memory_limit=memory_limit)
                 self._pools[_fresh(pool.name, self._pools)] = pool
         except BaseException:
             self.close()
@@ -137,7 +156,11 @@ class Rewards:
         columns = _columns(groups, samples)
         state = TrainerState(global_step=step)
         with ThreadPoolExecutor(len(self._pools)) as threads:  # each waits for its own processes
-            running = {name: threads.submit(pool.score, columns, state) for name, pool in self._pools.items()}
+            ids = {"prompt_ids": [list(groups[sample.group].prompt.ids) for sample in samples]}
+            running = {
+                name: threads.submit(pool.score, columns if isinstance(pool, Pool) else columns | ids, state)
+                for name, pool in self._pools.items()
+            }
             batches = {name: future.result() for name, future in running.items()}
         for name, batch in batches.items():
             self._note_failures(name, batch, groups, samples, step)
@@ -211,6 +234,8 @@ class Rewards:
 
     def _check(self, name: str, batch: Batch, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> None:
         pool = self._pools[name]
+        if not isinstance(pool, Pool):
+            return
         if name not in self._canaries:
             notice = check_order(pool, name, batch, columns, state)
             self._canaries[name] = Canaries.of(pool, batch, columns, state)
