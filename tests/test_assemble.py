@@ -340,6 +340,9 @@ def test_logged_answers_with_their_rewards(sums: Path) -> None:
     metrics, rollouts = trained(sums, "logged-dpo", algorithm="dpo", **logged(sums, *answers))
     assert metrics["pairs"] == [4, 4]
     assert [(r.completion.split("<")[0], r.reward) for r in rollouts[1::2]] == [("?", 0.0)] * 4
+    ties = logged(sums, *({"completions": [str(i), "?"], "rewards": [1, 1]} for i in range(5)))
+    done = cli("train", online(sums, name="logged-ties", algorithm="dpo", **ties))
+    assert "no group has any variance in its rewards" in done.out
     error = refused(sums, "lonely", **logged(sums, *answers, {"completions": ["3"], "rewards": [1]}))
     assert "of type rewarded, with 1 completion in row 9; grpo compares at least 2" in error
     error = refused(sums, "lonely", algorithm="dpo", **logged(sums, {"completion": "3", "reward": 1}))

@@ -77,6 +77,7 @@ def test_a_resumed_buffer_goes_on_as_it_was() -> None:
     for step in range(4):
         before.take(step)
     after = replay(capacity=10, per_step=5)
+    after.take(0)
     after.load(json.loads(json.dumps(before.state())))
     assert [after.take(step) for step in range(4, 8)] == taken[4:]
     assert any(born < 4 for born in steps_of(taken[4]))
