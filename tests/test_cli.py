@@ -640,6 +640,9 @@ def test_algorithms() -> None:
     assert all(
         word in page.out for word in ("loss =", "credit", "clip_high", "0.04", "https://arxiv.org/abs/2402.03300")
     )
+    assert "scale  divided by the group's standard deviation, ddof 0 (÷ G), plus ε = 1e-06\n" in page.out
+    assert "KL  k3 to the reference in the loss, β = 0.04: its value estimates the reverse KL" in page.out
+    assert "│ ptx " in page.out
     assert "unknown algorithm 'grpoo', did you mean 'grpo'?" in refused(cli("algorithms", "grpoo"))
 
 
