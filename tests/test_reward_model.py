@@ -14,7 +14,7 @@ from gro.jobs.reward_model import turned_round
 from gro.policy.reward_model import RewardModel
 from gro.runs import RunReader
 from gro.types import Completion, Group, Prompt
-from jobs_on_sums import CREATE, MODEL, cli, recipe, write_data, write_rows
+from jobs_on_sums import MODEL, cli, recipe, write_data, write_rows
 
 LEARNS = {"training": {"steps": 24, "eval_every": 12}, "optimizer": {"learning_rate": 5e-3}, "prompts_per_step": 16}
 
@@ -106,9 +106,9 @@ def test_a_reward_model_rewards_rollouts(tmp_path: Path):
         group = Group(Prompt(tuple(r.prompt_ids)), (Completion(tuple(r.completion_ids)),))
         assert r.reward == pytest.approx(model.scores([group], 4096).item(), abs=1e-5)
 
-    stranger = recipe(
-        tmp_path / "stranger.yaml", model={"create": {**CREATE, "vocab_size": 262}}, rewards=rewards, **keys
-    )
+    write_rows(tmp_path / "words.jsonl", [{"prompt": "words and words"}] * 4)
+    other = keys | {"online": {"path": str(tmp_path / "words.jsonl")}, "prompts_per_step": 2}
+    stranger = recipe(tmp_path / "stranger.yaml", model=MODEL, rewards=rewards, **other)
     done = cli("train", stranger)
     assert done.code == 2
     assert "has another tokenizer than the policy" in done.err
