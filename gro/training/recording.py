@@ -9,6 +9,7 @@ from statistics import fmean
 
 from gro.errors import GroError
 from gro.objective import Algorithm, Term
+from gro.objective.credit import EQUAL
 from gro.policy.policy import Policy
 from gro.runs import files
 from gro.runs.progress import Progress
@@ -20,6 +21,7 @@ from gro.training.learner import Update
 from gro.training.metrics import describe_pairs, describe_rollouts, kl_to
 from gro.training.prepare import Reference
 from gro.training.settings import Portions
+from gro.training.stopping import Watch
 from gro.types import rows_of
 
 Evaluate = Callable[[], Mapping[str, float]]
@@ -58,6 +60,7 @@ class Recorder:
         self.run, self.progress, self.policy = run, progress, policy
         self.algorithm, self.portions, self.monitor = algorithm, portions, monitor
         self.evaluations: dict[int, dict[str, float]] = {}
+        self._stop = Watch(portions.stop) if portions.stop is not None else None
         self._flat = 0
         self._kl: float | None = None
         self._seen = 0
@@ -65,6 +68,8 @@ class Recorder:
     def step(self, step: int, result: StepResult) -> None:
         """Record step `step` (counted from 1)."""
         metrics = self._metrics(step, result)
+        if self._stop is not None:
+            metrics |= self._stop.step(step, result.minibatch.groups)
         self.run.record_rollouts(step, self._rollouts(result))
         self.run.record(step, metrics)
         if self._kl is not None:  # measured every so often; shown until the next time
@@ -80,9 +85,18 @@ class Recorder:
             return
         metrics = {f"eval_{name}": value for name, value in evaluate().items()}
         self.evaluations[step] = metrics
+        if self._stop is not None:
+            self._stop.evaluated(step, metrics)
         self.run.record(step, metrics)
         shown = "  ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items())
         self.progress.note(f"held out, after step {step}: {shown}")
+
+    def stops(self, step: int) -> bool:
+        """Whether the recipe's rule ends the run after this step; then it is said why."""
+        why = self._stop.reason() if self._stop is not None else None
+        if why is not None and step < self.portions.steps:
+            self._alarm(step, f"stopped early: {why}")
+        return why is not None
 
     def _metrics(self, step: int, result: StepResult) -> dict[str, float]:
         updates, first = result.updates, result.first
@@ -176,8 +190,10 @@ class Recorder:
         return str(self.policy.tokenizer.decode(list(ids)))
 
     def _watch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing can be learnt from groups whose completions all have the same reward."""
-        flat = metrics.get("frac_reward_zero_std") == 1.0 or metrics.get("pairs") == 0.0
+        """Nothing can be learnt from groups whose completions all have the same reward, unless a critic compares them
+        with those of other prompts."""
+        alike = self.algorithm.critic is None or metrics.get("reward_std", 0.0) <= EQUAL
+        flat = (metrics.get("frac_reward_zero_std") == 1.0 and alike) or metrics.get("pairs") == 0.0
         self._flat = self._flat + 1 if flat else 0
         cut = metrics.get("completions/clipped_ratio", 0.0)
         cause = (

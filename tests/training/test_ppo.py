@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from gro.algorithms import build
 from gro.engines.base import Sampling
 from gro.engines.local import LocalEngine
+from gro.errors import GroError
 from gro.objective import Algorithm
 from gro.policy.critic import Critic
 from gro.policy.policy import Policy
@@ -26,7 +28,7 @@ from gro.training.critic import CriticLearner, CriticUpdate
 from gro.training.learner import Learner, PolicyLearner, Update
 from gro.training.loop import Warmup, train
 from gro.training.prepare import Reference, prepare
-from gro.training.recording import Recorder
+from gro.training.recording import Recorder, StepResult
 from gro.training.rollouts import Online
 from gro.training.settings import Optimization, Portions
 from gro.types import Completion, Group, Prompt, rows_of
@@ -316,9 +318,9 @@ def test_one_update_per_batch_has_ratio_1_and_still_adapts() -> None:
     assert kept.results[0].observed["kl_scale"] == 0.5
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_during_the_warm_up_only_the_critic_learns(shared: bool) -> None:
-    algorithm = build("ppo", kl=0.0)
+@pytest.mark.parametrize(("name", "shared"), [("ppo", False), ("ppo", True), ("awr", False), ("marwil", False)])
+def test_during_the_warm_up_only_the_critic_learns(name: str, shared: bool) -> None:
+    algorithm = build(name)
     start = tiny_model(vocab_size=32, seed=0)
     portions = Portions(steps=2, epochs=2)
     policy, critic, kept = trained(algorithm, portions, shared=shared, warmup_steps=2)
@@ -362,9 +364,27 @@ def test_a_run_remembers_values_returns_and_what_stopped(tmp_path) -> None:
     for record in later:
         tokens = record.tokens
         assert len(tokens["value"]) == len(record.completion_ids)
-        torch.testing.assert_close(tokens["value"] + tokens["advantage"], tokens["return"], atol=1e-6, rtol=0)
+        assert tokens["return"] == pytest.approx(tokens["value"] + tokens["advantage"], abs=1e-6)
         assert record.reward in (0.0, 1.0)
     assert "loss" not in metrics or 1 not in metrics["loss"]
     assert {1, 2, 3} <= metrics["critic/loss"].keys()
     assert metrics["stopped_early"] == {2: 1.0, 3: 1.0}
     assert all(1 <= done < 3 for done in metrics["epochs_done"].values())
+
+
+@pytest.mark.parametrize(("name", "flat"), [("ppo", False), ("grpo", True)])
+def test_prompts_that_differ_teach_where_there_is_a_critic(tmp_path, name: str, flat: bool) -> None:
+    """Every prompt's answers are equally good, but not those of different prompts."""
+    algorithm = build(name)
+    rewards = (0.0, 0.0, 1.0, 1.0)
+    groups = [
+        Group(Prompt((5,), key=k), tuple(Completion((6,), reward=r, finish="stop") for r in rewards[2 * k : 2 * k + 2]))
+        for k in range(2)
+    ]
+    policy = Policy(tiny_model(vocab_size=32, layers=1), tiny_tokenizer())
+    with Run.open(tmp_path / "run", {}) as run:
+        recorder = Recorder(run, Progress(1), policy, algorithm, Portions(steps=2, flat_steps=1))
+        result = StepResult(collate(groups, length_limit=None), [], 0.0, 1.0)
+        with pytest.raises(GroError, match="no reward varied within a group") if flat else nullcontext():
+            recorder.step(1, result)
+        run.finish()
