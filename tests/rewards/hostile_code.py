@@ -121,7 +121,7 @@ ATTACKS = {
     "kills itself": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n",
     "null pointer": "import ctypes\nctypes.string_at(0)\n",
     "deep recursion": "def f(n): return f(n + 1)\nf(0)\n",
-    "writes outside": "for place in ('CANARY', '/usr/x', '/etc/x', '/root/x', '/x', '/gro/inside/wire.py'):\n"
+    "writes outside": "for place in ('CANARY', '/usr/x', '/etc/x', '/srv/x', '/x', '/gro/inside/wire.py'):\n"
     "    try: open(place, 'w').write('1')\n    except OSError: pass\n",
     "network": "import socket, urllib.request\nfor host, port in [('127.0.0.1', PORT), ('1.1.1.1', 53)]:\n    try: "
     "socket.create_connection((host, port), 1).send(b'hello')\n    except OSError: pass\n",
