@@ -21,7 +21,7 @@ def contradictions(config: Config) -> list[str]:
     """One sentence for each, with the numbers."""
     from gro.algorithms import build
 
-    problems = [*_of_model(config), *_of_data(config)]
+    problems = [*_of_model(config), *_of_data(config), *_of_stopping(config)]
     try:
         algorithm = build(str(config.algorithm["name"]), **config.parameters)
         return [*problems, *_of_algorithm(config, algorithm), *_of_critic(config, algorithm)]
@@ -62,6 +62,23 @@ def _of_data(config: Config) -> Iterator[str]:
         yield (
             f"training.minibatches: {config.training.minibatches} of {config.prompts_per_step} groups; "
             "a group is never split"
+        )
+
+
+def _of_stopping(config: Config) -> Iterator[str]:
+    stop = config.training.stop
+    if stop is None:
+        return
+    judged = config.eval is not None and bool(config.rewards if config.eval.rewards is None else config.eval.rewards)
+    if stop.by == "gold" and not (judged and config.training.eval_every):
+        yield (
+            "training.stop: by gold watches the held-out reward: it needs an eval section, rewards that judge its "
+            "answers (eval.rewards) and training.eval_every"
+        )
+    if stop.by == "disagreement" and (config.online is None or len(config.rewards) < 2):
+        yield (
+            f"training.stop: by disagreement compares rewards of the answers to online prompts: at least 2, found "
+            f"{len(config.rewards) if config.online is not None else 'no online prompts'}"
         )
 
 

@@ -103,6 +103,7 @@ def _train(config: Config, run: Run, console: Console) -> None:
             warmup=learning.warmup,
             length_limit=sampling.max_new_tokens if config.online else longest_offline(data),
             evaluate=held_out.metrics if held_out else None,
+            stops=recorder.stops,
             processes=processes,
         )
     with files.new_directory(run.path / MODEL) as folder:
@@ -111,7 +112,7 @@ def _train(config: Config, run: Run, console: Console) -> None:
         algorithm=algorithm.name,
         formula="\n".join(formula(algorithm)),
         before=recorder.evaluations.get(0, {}),
-        after=recorder.evaluations.get(config.training.steps, {}),
+        after=recorder.evaluations[max(recorder.evaluations)] if recorder.evaluations else {},
         samples=_compared(before, samples_of(held_out)),
     )
 

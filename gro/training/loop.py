@@ -60,13 +60,14 @@ def train(
     warmup: Warmup = Warmup(),
     length_limit: int | None = None,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
+    stops: Callable[[int], bool] = lambda step: False,
     processes: Processes = ALONE,
 ) -> None:
     """Trains the policy in place: take groups, prepare what the algorithm reads, update, record.
 
     critic: whose values the credit reads.  length_limit: most tokens a completion may have.  evaluate: held-out
-    metrics of the policy as it is, measured every `portions.eval_every` steps and at the end.  processes: with whom it
-    learns; each has a source of its own.
+    metrics of the policy as it is, measured every `portions.eval_every` steps and at the end.  stops: asked after every
+    step whether it is the last.  processes: with whom it learns; each has a source of its own.
     """
     state: State = {}
     for step in range(portions.steps):
@@ -102,8 +103,13 @@ def train(
         seconds = time.perf_counter() - start
         observed = {**source.observed, **moved}
         recorder.step(step + 1, StepResult(minibatch, updates, taken - start, seconds, observed))
-        if step + 1 == portions.steps or (portions.eval_every and (step + 1) % portions.eval_every == 0):
+        due = step + 1 == portions.steps or (portions.eval_every and (step + 1) % portions.eval_every == 0)
+        if due:
             recorder.evaluated(step + 1, evaluate)
+        if stops(step + 1):
+            if not due:
+                recorder.evaluated(step + 1, evaluate)
+            break
 
 
 def _passes(

@@ -75,6 +75,21 @@ class Replaying:
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """When a run ends before its last step, so that its reward is not over-optimised."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CHECKED
+
+    by: Literal["gold", "disagreement"]
+    """gold: the held-out reward has turned down, as `eval.rewards` judge it.  disagreement: the recipe's rewards, such
+    as several reward models of one task, are further apart on the samples than they were at the first step."""
+    patience: Count = 2
+    """So many evaluations without a new highest reward; or so many steps above the threshold, one after the other."""
+    threshold: Positive = 1.5
+    """Of disagreement: how many times that of the first step."""
+
+
+@dataclass(frozen=True)
 class Portions:
     """How a run is cut into steps, updates and micro-batches."""
 
@@ -100,6 +115,8 @@ class Portions:
     """Groups of each step kept in the run with their per-token quantities."""
     flat_steps: Count = 25
     """Training stops when no group had any variance in its rewards for so many steps."""
+    stop: Stopping | None = None
+    """A rule by which training ends earlier; None: it goes on to the last step."""
 
     @property
     def updates_per_step(self) -> int:
