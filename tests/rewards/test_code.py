@@ -269,6 +269,44 @@ def test_nothing_of_this_machine_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
             assert score(inquiry, row) == 1.0, inquiry
 
 
+REFUSED_ANYWHERE = {
+    "fork": "import os\nos.fork()",
+    "spawn": "import subprocess\nsubprocess.run(['true'])",
+    "socket": "import socket\nsocket.socket()",
+    "socket of this machine": "import socket\nsocket.socket(socket.AF_UNIX)",
+    "memory in no process": "import os\nos.memfd_create('x')",
+    "memory": "x = bytearray(400 << 20)",
+    "a large file": "import os\nos.truncate(os.open('x', os.O_CREAT | os.O_RDWR), 1 << 30)",
+    "many descriptors": "import os\nfor _ in range(100): os.pipe()",
+    "more of a limit": "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (999, 999))\n"
+    "import os\nfor _ in range(100): os.pipe()",
+}
+"""Code → what the limits of a process must answer with an error."""
+REFUSED_IN_A_SANDBOX = {
+    "a full scratch folder": "for n in range(12): open(str(n), 'wb').write(b'x' * (15 << 20))",
+    "writing to the root": "open('/x', 'w')",
+    "writing to devices' folder": "open('/dev/shm/x', 'w')",
+    "writing to the system": "open('/usr/x', 'w')",
+    "writing to the checker": "open('/gro/inside/checker.py', 'a')",
+    "another process": "import os\nfor n in range(3, 30000):\n    if n != os.getpid(): os.kill(n, 0)",
+    "names of users": "open('/etc/passwd')",
+    "environment": "import os\nos.environ['PATH']",
+}
+
+
+@pytest.mark.parametrize("unsafe", [True, pytest.param(False, marks=needs_sandbox)])
+def test_limits_hold(unsafe: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if unsafe:
+        monkeypatch.setattr(sandbox_module, "_unusable", lambda packages: "switched off for this test")
+    row = [{"input": "", "output": "refused"}]
+    for name, text in (REFUSED_ANYWHERE | ({} if unsafe else REFUSED_IN_A_SANDBOX)).items():
+        if unsafe and name == "more of a limit" and os.getuid() == 0:
+            continue  # root may raise its own limits: one more reason for a sandbox
+        body = "".join(f"    {line}\n" for line in text.splitlines())
+        program = f"try:\n{body}except (OSError, MemoryError, KeyError, ValueError): print('refused')\n"
+        assert score(program, row, memory=256) == 1.0, name
+
+
 @needs_sandbox
 def test_packages_are_there_only_when_asked_for() -> None:
     text, row = "import numpy\nprint(numpy.arange(3).sum())", [{"input": "", "output": "3"}]
