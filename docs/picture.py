@@ -50,6 +50,10 @@ CHOSEN = (
 """Those that most readers know, by family; the table of all is in docs/algorithms/README.md."""
 
 
+SHORT = {"(λ_D·1[A > 0] − λ_U·1[A < 0])": "λ_D, −λ_U"}
+"""What would not fit into its column."""
+
+
 def slots() -> str:
     """The picture as SVG text."""
     lines = [cells for name in CHOSEN for cells in rows_of(build(name))]
@@ -134,6 +138,7 @@ def _header() -> str:
 
 
 def _cell(key: str, text: str, y: int) -> str:
+    text = SHORT.get(text, text)
     left = {s.key: s.left for s in SLOTS} | {"name": MARGIN, "over": OVER_LEFT}
     return f'<text class="{key}" x="{left[key]}" y="{y}">{_typeset(text)}</text>' if text else ""
 
