@@ -169,10 +169,10 @@ def test_labels(value: Any, label: float) -> None:
 
 def test_rewards_are_given_or_pending() -> None:
     one = understood({"prompt": "Q", "completion": "A", "reward": "0.25"})  # CSV has only text
-    assert (one.completions, one.labels) == (((Piece("A", trained=False),),), (0.25,))
+    assert (one.completions, one.labels) == (((Piece("A"),),), (0.25,))
     logged = {"prompt": "Q", "completions": [" A", " B", " A"], "rewards": [0, -1.5, 2]}
     group = understood(logged, completion_template="{completion}!")
-    assert [[p.text for p in c] for c in group.completions] == [[" A", "!"], [" B", "!"], [" A", "!"]]
+    assert group.completions == tuple((Piece(said), Piece("!", literal=True)) for said in (" A", " B", " A"))
     assert group.labels == (0.0, -1.5, 2.0)
     spoken = understood({"prompt": [user("Q")], "completions": [[assistant("A")], [assistant("B")]], "rewards": [1, 0]})
     assert spoken.completions == ((Turn("assistant", "A"),), (Turn("assistant", "B"),))
