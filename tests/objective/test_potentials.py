@@ -76,7 +76,7 @@ REFUSED = {weights.K1}
 
 def classes(module: ModuleType) -> set[type]:
     """The slot's members: what the module itself defines and can be called."""
-    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__.startswith(module.__name__)]
     return {c for c in own if is_dataclass(c) and "__call__" in vars(c)}
 
 
