@@ -82,24 +82,30 @@ def evaluate(
     reference: Annotated[
         str | None, typer.Option(help="What preferences are measured against; else the recipe's starting model.")
     ] = None,
+    against: Annotated[str | None, typer.Option(help="How often its answers are better than this model's.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Who says which is better: a file with model: ...")] = None,
     output: Annotated[Path | None, typer.Option(help="Write metrics and all answers to this JSON file.")] = None,
 ) -> None:
     """Evaluate a model on a recipe's held-out data.
 
-    Of a recipe its starting model, of a run directory its trained model.
+    Of a recipe its starting model, of a run directory its trained model, whose results are also kept in the run.
     """
     from gro.config import load_config
 
     config = load_config(recipe, overrides or (), needs=["eval"])
     if output is not None and not output.absolute().parent.is_dir():
         raise GroError(f"--output: the folder {output.absolute().parent} does not exist")
-    from gro.jobs.evaluate import run_evaluation
+    from gro.jobs.evaluate import keep_in_run, run_evaluation
     from gro.jobs.show import show_evaluation
+    from gro.jobs.versus import read_judge
     from gro.runs import files
     from gro.runs.terminal import console
 
-    found = run_evaluation(config, run=recipe if recipe.is_dir() else None, model=model, reference=reference)
+    run, asked = recipe if recipe.is_dir() else None, read_judge(judge) if judge is not None else None
+    found = run_evaluation(config, run=run, model=model, reference=reference, against=against, judge=asked)
     show_evaluation(console(), found)
+    if run is not None:
+        print(keep_in_run(run, found))
     if output is not None:
         files.write_json(output, found.plain())
         print(output)

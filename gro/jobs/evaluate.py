@@ -15,7 +15,6 @@ from gro.assemble import (
     Data,
     decoder,
     evaluation_rewards,
-    load_data,
     load_policy,
     model_folder,
     rewards_of,
@@ -28,13 +27,19 @@ from gro.engines.local import LocalEngine
 from gro.errors import GroError
 from gro.evaluation.estimates import Estimate
 from gro.evaluation.heldout import HeldOut, check_kind
+from gro.jobs.versus import Versus, check_versus, compare, held_out_data, rival_of
+from gro.judges.spec import JudgeSettings
 from gro.policy.policy import Policy
 from gro.preflight import try_rewards
 from gro.rewards import Rewards
+from gro.runs import files
 from gro.runs.progress import progress
 from gro.runs.terminal import console as patient_console
 from gro.training.prepare import Reference
 from gro.types import Group
+
+EVALUATIONS = "evaluations"
+"""Folder of a run: what `gro eval` found, one file for each time."""
 
 Sample = tuple[str, str, float | None]
 """Prompt, answer, reward (None: the reward failed)."""
@@ -51,6 +56,8 @@ class Evaluation:
     """Path and SHA-256 of each file."""
     metrics: dict[str, Estimate]
     answers: list[Sample]
+    versus: Versus | None = None
+    """The same prompts answered by another model."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -64,6 +71,7 @@ class Evaluation:
                 for name, e in self.metrics.items()
             },
             "answers": [{"prompt": p, "answer": a, "reward": r} for p, a, r in self.answers],
+            "versus": self.versus and self.versus.plain(),
         }
 
 
@@ -73,12 +81,16 @@ def run_evaluation(
     run: Path | None = None,
     model: str | None = None,
     reference: str | None = None,
+    against: str | None = None,
+    judge: JudgeSettings | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Measures a model on the recipe's held-out data.
 
     run: the recipe is that of this run, whose exported model is meant.  model: another model.  reference: what the
-    implicit rewards of preference pairs are relative to; None: the recipe's starting model, unless that is evaluated.
+    implicit rewards of preference pairs and the KL of samples are relative to; None: the recipe's starting model,
+    unless that is evaluated.  against: a model that answers the same prompts; how often the first one's answers are
+    better, by the rewards or by the judge.
     """
     if config.eval is None:
         raise GroError("the recipe has no eval section; give it one: eval: {data: {path: ...}}")
@@ -89,16 +101,17 @@ def run_evaluation(
         raise GroError("the recipe makes its own model; evaluate a trained one with --model, or the run directory")
     compared = model_folder(reference) if reference else beginning
     start = start_at(chosen, allow_pickle=config.model.allow_pickle)
-    data = Data(held_out=load_data(_evaluated_only(config), start).held_out)
+    data = Data(held_out=held_out_data(config, start))
     assert data.held_out is not None
     judged = evaluation_rewards(config)
-    check_kind(data.held_out.kind, bool(judged))
+    check_kind(data.held_out.kind, bool(judged) or judge is not None)
+    check_versus(against, judge, bool(judged))
     pairs, samples = data.held_out.kind == "preference", config.eval.samples is not None
     compares = (pairs or samples) and compared is not None
     compares = compares and Path(str(compared)).absolute() != Path(chosen).absolute()
     with ExitStack() as stack:
         rewards = None
-        if judged and (samples or not pairs):
+        if judged and (samples or against is not None or not pairs):
             rewards = stack.enter_context(rewards_of(config, judged, start.tokenizer))
             try_rewards(console, rewards, "rewards", data)
         show = stack.enter_context(progress(1, "eval"))
@@ -111,6 +124,11 @@ def run_evaluation(
             config, data.held_out.kind, groups, policy, base, engine, rewards, sampling, show.generating
         )
         metrics = held_out.measure()
+        versus = None
+        if against is not None:
+            other = rival_of(config, model_folder(against))
+            versus = compare(config, held_out, other, None if judge is not None else judged, judge, show.generating)
+            metrics |= versus.metrics
     return Evaluation(
         model=chosen,
         reference=str(compared) if compares else None,
@@ -118,7 +136,18 @@ def run_evaluation(
         data=data.held_out.report.files,
         metrics=metrics,
         answers=samples_of(held_out, None),
+        versus=versus,
     )
+
+
+def keep_in_run(run: Path, found: Evaluation) -> Path:
+    """Writes what was found into the run, beside what was found before; returns the file."""
+    folder = run / EVALUATIONS
+    folder.mkdir(exist_ok=True)
+    numbers = [int(p.stem) for p in folder.glob("*.json") if p.stem.isdigit()]
+    path = folder / f"{max(numbers, default=0) + 1}.json"
+    files.write_json(path, found.plain())
+    return path
 
 
 def _beginning(config: Config, run: Path | None) -> str | None:
@@ -127,10 +156,6 @@ def _beginning(config: Config, run: Path | None) -> str | None:
         return model_folder(config.model.path)
     made = (run or Path(config.run)) / START
     return str(made) if made.is_dir() else None
-
-
-def _evaluated_only(config: Config) -> Config:
-    return config.model_copy(update={"offline": (), "online": None})
 
 
 def held_out_of(

@@ -17,6 +17,8 @@ from gro.runs.terminal import number, printable, samples_table
 
 _SHOWN = 20
 """Answers shown, at most."""
+_TIED = {"logp_accuracy", "win_rate"}
+"""Metrics in which there can be ties."""
 
 
 def show_answers(out: Console, answers: Sequence[Generated], max_new_tokens: int) -> None:
@@ -55,11 +57,14 @@ def show_evaluation(out: Console, found: Evaluation) -> None:
     out.print(Text(f"model: {found.model}"), soft_wrap=True)
     if found.reference is not None:
         out.print(Text(f"reference: {found.reference}"), soft_wrap=True)
+    if found.versus is not None:
+        by = f", judged by {found.versus.judge}" if found.versus.judge else ""
+        out.print(Text(f"against: {found.versus.model}{by}"), soft_wrap=True)
     table = Table("metric", "value", "95 % interval")
     for name, estimate in found.metrics.items():
         table.add_row(name, number(estimate.value), interval(estimate))
     out.print(table)
-    out.print(Text(f"{found.rows} rows" + ("; ties count one half" if "logp_accuracy" in found.metrics else "")))
+    out.print(Text(f"{found.rows} rows" + ("; ties count one half" if _TIED & found.metrics.keys() else "")))
     if found.answers:
         rows = [{"prompt": p, "answer": a, "reward": "failed" if r is None else r} for p, a, r in found.answers[:5]]
         out.print(samples_table(rows))

@@ -31,10 +31,15 @@ Keep = Callable[[str, Reply], None]
 class Backend(Protocol):
     """Something that answers questions."""
 
-    identity: Mapping[str, Any]
-    """Model and sampling: what the replies depend on besides the question.  Never a key."""
-    breaks: bool
-    """Names of special tokens in a question might become special tokens: they have to be broken."""
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Model and sampling: what the replies depend on besides the question.  Never a key."""
+        ...
+
+    @property
+    def breaks(self) -> bool:
+        """Names of special tokens in a question might become special tokens: they have to be broken."""
+        ...
 
     def reply(self, questions: Sequence[str], keep: Keep) -> list[Reply]:
         """A reply to each question, in their order; `keep` is called with each as it comes, from any thread."""

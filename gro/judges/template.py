@@ -92,11 +92,10 @@ class Template:
 
     def render(self, prompt: Any, values: Mapping[str, Any], row: Mapping[str, Any], *, broken: bool = True) -> str:
         """The question.  prompt: text or messages.  broken: names of special tokens in the data are broken."""
-        data = {"prompt": as_text(prompt), "row": dict(row), **values}
-        clean: Any = _broken(data) if broken else data
-        mark = _mark(clean)
+        judged = {"prompt": as_text(prompt), **values}
+        data: Any = {**judged, "row": dict(row)}
         try:
-            return self._template.render(**clean, mark=mark)
+            return self._template.render(**(_broken(data) if broken else data), mark=_mark(judged))
         except Exception as error:  # A template is a program: it can fail with anything.
             raise GroError(f"{self._name} failed: {error}") from error
 
@@ -120,5 +119,5 @@ def _broken(value: Any) -> Any:
 
 
 def _mark(values: Mapping[str, Any]) -> str:
-    """Eight letters that depend on all of the data, so that no part of it can have known them."""
+    """Eight letters that depend on prompt and answers together, so that none of them can have known them."""
     return hashlib.sha256(repr(sorted(values.items())).encode("utf-8", "surrogatepass")).hexdigest()[:8]

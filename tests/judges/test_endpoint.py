@@ -48,21 +48,22 @@ def test_what_is_sent_and_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_replies_are_in_the_order_of_the_questions() -> None:
-    """The first question is answered last."""
-    others = threading.Barrier(3)
+    """The first question is answered when the second reply has been kept."""
+    others, second, kept = threading.Barrier(3), threading.Event(), list[str]()
 
     def script(request: Request) -> str:
         others.wait(20)  # all three are under way at once
         if request.question == "0":
             second.wait(20)
-        elif request.question == "1":
-            second.set()
         return f"reply {request.question}"
 
-    second = threading.Event()
-    kept: list[str] = []
+    def keep(question: str, reply: Reply) -> None:
+        kept.append(question)
+        if question == "1":
+            second.set()
+
     with ChatServer(script) as server:
-        found = Endpoint(settings(server, parallel=3)).reply(["0", "1", "2"], lambda q, r: kept.append(q))
+        found = Endpoint(settings(server, parallel=3)).reply(["0", "1", "2"], keep)
     assert [r.text for r in found] == ["reply 0", "reply 1", "reply 2"]
     assert sorted(kept) == ["0", "1", "2"]
     assert kept.index("1") < kept.index("0"), "each is kept as it comes"
