@@ -66,6 +66,13 @@ def test_each_then_sum() -> None:
     assert [dict(c.rewards) for c in scored[0].completions] == [{"a": 0.0, "b": -5.0}, {"a": 1.0, "b": 50.0}]
 
 
+def test_parts_are_clipped_before_they_are_normalised() -> None:
+    """b: 0, 5, 10 instead of −90, 5, 10: with deviation √(50/3)."""
+    scored = Normalised(Table([(1.0, -90.0), (1.0, 5.0), (1.0, 10.0)]), "each").score([group(3)])
+    edge = 0.5 * 5 / np.sqrt(50 / 3)
+    assert rewards_of(scored) == [pytest.approx([-edge, 0, edge], abs=1e-5)]
+
+
 def test_sum_then_normalise() -> None:
     """Sums: 0, 6 and 7, 4."""
     table = Table([(0.0, -5.0), (1.0, 50.0)], [(2.0, 10.0), (4.0, 0.0)])
