@@ -166,7 +166,7 @@ def test_from_a_module_and_by_name() -> None:
 def test_every_named_reward_is_documented() -> None:
     for function in named().values():
         assert function.__doc__
-        assert ">>>" in function.__doc__ or not notes_of(function).options, "a rule has an example; a model needs a file"
+        assert ">>>" in function.__doc__ or not notes_of(function).options, "rules have examples"
 
 
 @pytest.mark.parametrize(
