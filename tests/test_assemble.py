@@ -101,7 +101,7 @@ def test_a_new_tokenizer_sees_training_rows_only(tmp_path: Path, monkeypatch: py
         seen.extend(texts)
         return tiny_tokenizer(290)
 
-    monkeypatch.setattr(assemble, "train_tokenizer", train_tokenizer)
+    monkeypatch.setattr("gro.assemble.models.train_tokenizer", train_tokenizer)
     offline = {"path": [str(one), str(two)], "start": 1, "stop": 7}
     held_out = {"data": {"path": str(two), "start": 2}}
     start = assemble.start_of(config(model={"create": CREATE}, offline=offline, eval=held_out))

@@ -1,0 +1,36 @@
+"""From a recipe to the parts of a job: model, data, source, rewards, learner."""
+
+from gro.assemble.algorithm import build_algorithm
+from gro.assemble.data import Data, demonstrated, load_data, longest_offline, prompts_of
+from gro.assemble.learning import Learning, critic_of, learner_of, learning_of, needs_start
+from gro.assemble.models import MODEL, START, Start, decoder, load_policy, model_folder, start_at, start_of
+from gro.assemble.rewards import evaluation_rewards, rewards_inside, rewards_of, sampling_of
+from gro.assemble.sources import check_names, source_of
+
+__all__ = [
+    "MODEL",
+    "START",
+    "Data",
+    "Learning",
+    "Start",
+    "build_algorithm",
+    "check_names",
+    "critic_of",
+    "decoder",
+    "demonstrated",
+    "evaluation_rewards",
+    "learner_of",
+    "learning_of",
+    "load_data",
+    "load_policy",
+    "longest_offline",
+    "model_folder",
+    "needs_start",
+    "prompts_of",
+    "rewards_inside",
+    "rewards_of",
+    "sampling_of",
+    "source_of",
+    "start_at",
+    "start_of",
+]

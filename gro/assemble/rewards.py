@@ -1,0 +1,98 @@
+"""Rewards and sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from gro.assemble.models import decoder, model_folder
+from gro.config import Config
+from gro.engines.base import Sampling
+from gro.errors import GroError, nearest
+from gro.judges.reward import JudgeReward, open_judge
+from gro.judges.spec import JudgeSettings
+from gro.policy.folder import find
+from gro.policy.loading import load_tokenizer
+from gro.policy.reward_model import RewardModel
+from gro.recipe import ModelSettings
+from gro.rewards import Failure, Rewards
+from gro.rewards.rewards import Inside
+from gro.rewards.trained import Trained
+from gro.runs.store import Run
+
+
+def rewards_of(
+    config: Config, specs: Sequence[Any], tokenizer: PreTrainedTokenizerBase, run: Run | None = None
+) -> Rewards:
+    """Rewards in their processes; failures go to files of the run, and what is odd about a reward to its events."""
+
+    def keep(failure: Failure) -> None:
+        if run is not None:
+            text = f"prompt:\n{failure.prompt}\n\ncompletion:\n{failure.completion}\n\n{failure.traceback}"
+            run.failure(f"reward {failure.reward}", f"{text}\n{failure.kind}: {failure.message}", failure.step)
+
+    def note(notice: str) -> None:
+        if run is not None:
+            run.event("warning", notice)
+
+    return Rewards(
+        specs,
+        decoder(tokenizer),
+        time_limit=config.reward_time_limit,
+        failure_stop_share=config.reward_failure_stop_share,
+        on_failure=keep,
+        on_notice=note,
+        inside=rewards_inside(config.model, tokenizer),
+    )
+
+
+def rewards_inside(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> dict[str, Inside]:
+    """Rewards that are models: they run in this process, where these settings have the policy."""
+    return {"judge": partial(_judge, settings), "reward_model": partial(_reward_model, settings, tokenizer)}
+
+
+def _judge(settings: ModelSettings, params: Mapping[str, Any]) -> JudgeReward:
+    """The reward `judge`: an endpoint, or a model on the policy's device unless its own settings name one."""
+    asked = JudgeSettings.parse({"device": settings.device, **params})
+    return JudgeReward(open_judge(asked if asked.base_url else replace(asked, model=model_folder(asked.model))))
+
+
+def _reward_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, params: Mapping[str, Any]) -> Trained:
+    """The reward `reward_model`: a GroError where it does not read the policy's tokens."""
+    path = model_folder(str(params["path"]))
+    theirs = load_tokenizer(find(path))
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise GroError(
+            f"reward_model: {path} has another tokenizer than the policy ({len(theirs)} and {len(tokenizer)} tokens), "
+            "and reads the policy's token ids. Served over HTTP it can have its own"
+        )
+    model = RewardModel.read(path, device=settings.device, allow_pickle=settings.allow_pickle)
+    return Trained(model, **{key: value for key, value in params.items() if key != "path"})
+
+
+def evaluation_rewards(config: Config) -> Sequence[Any]:
+    """By what held-out answers are judged: the eval section's rewards, or the recipe's."""
+    if config.eval is None:
+        return ()
+    return config.rewards if config.eval.rewards is None else config.eval.rewards
+
+
+def sampling_of(config: Config, tokenizer: PreTrainedTokenizerBase, ends: Collection[int]) -> Sampling:
+    """The recipe's sampling; `ends`: every token that ends a completion, besides the recipe's own."""
+    settings = config.sampling
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in settings.stop if token not in vocabulary]
+    if missing:
+        near = nearest(missing[0], tokenizer.all_special_tokens)
+        raise GroError(f"sampling.stop: {missing[0]!r} is not a token of the model's tokenizer{near}")
+    return Sampling(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_new_tokens=settings.max_new_tokens,
+        stop_ids=tuple(sorted({*ends, *(vocabulary[token] for token in settings.stop)})),
+    )
