@@ -18,6 +18,7 @@ from gro import signatures
 from gro.contradictions import contradictions
 from gro.errors import GroError, nearest
 from gro.explain import explain
+from gro.judges.spec import problems as judge_problems
 from gro.recipe import Config, annotation_at
 from gro.rewards.functions import OFFERED
 from gro.rewards.registry import NAMED, REMOTE, resolved
@@ -280,6 +281,8 @@ def _reward_problems(full: Mapping[str, Any]) -> list[str]:
 
 def _reward_problem(spec: RewardSpec, key: str) -> list[str]:
     place, arguments = resolved(str(spec.name_or_path), spec.params)
+    if place == "judge":
+        return judge_problems(arguments, key)
     file, colon, function = NAMED.get(place, place).rpartition(":")
     if not colon or not file or not function:
         names = ", ".join(NAMED)

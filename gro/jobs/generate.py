@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gro.assemble import Start, decoder, model_folder, start_at
+from gro.assemble import Start, decoder, model_folder, rewards_inside, start_at
 from gro.data.dataset import Dataset
 from gro.data.encode import encode_prompts, load_dataset
 from gro.data.spec import DataSpec
@@ -17,6 +17,7 @@ from gro.errors import GroError
 from gro.evaluation.best_of_n import Point, best, curve
 from gro.evaluation.selection import Form, Selection, Writer, check_presentable
 from gro.policy.policy import Policy
+from gro.recipe import ModelSettings
 from gro.rewards import Rewards
 from gro.runs.plain import load_yaml
 from gro.types import Completion, Group
@@ -103,7 +104,10 @@ def generate_best(
     if write_as is not None:
         check_presentable(prompts, start.tokenizer)
     decode = decoder(start.tokenizer)
-    with Rewards(rewards, decode) as scorer:  # before the sampling: a reward that is not there is found at once
+    inside = rewards_inside(ModelSettings(), start.tokenizer)
+    with Rewards(
+        rewards, decode, inside=inside
+    ) as scorer:  # before the sampling: a reward that is not there is found at once
         groups = scorer.score(_sampled(start, prompts, asked, on_progress))
     found = [[c.reward for c in group.completions] for group in groups]
     picked = [

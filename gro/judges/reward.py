@@ -22,7 +22,9 @@ def judge(model: str, **settings: Any) -> list[float | None]:
     """What a judge says: its score, or the share of comparisons that a completion wins, ties counting one half.
 
     model: a folder, hub name or run that is decoded here; with base_url, the endpoint's name for it.
-    settings: as in `JudgeSettings`.
+    settings: as in `gro.judges.JudgeSettings`.
+
+    >>> judge("runs/judge", kind="scores", scale=[0, 5])
     """
     raise AssertionError("it is made by the job that uses it: Rewards(inside=...)")
 

@@ -87,10 +87,19 @@ class JudgeSettings:
         """From a recipe or a file; GroError naming every wrong key."""
         try:
             return TypeAdapter(cls).validate_json(json.dumps(values))
-        except (TypeError, ValueError) as error:
-            if not isinstance(error, ValidationError):
-                raise GroError(f"{where}: {error}") from error
+        except ValidationError as error:
             raise GroError("\n".join(_line(where, e) for e in error.errors(include_url=False))) from error
+        except (TypeError, ValueError) as error:
+            raise GroError(f"{where}: {error}") from error
+
+
+def problems(values: Mapping[str, Any], where: str) -> list[str]:
+    """What is wrong with these settings, one line for each."""
+    try:
+        JudgeSettings.parse(values, where)
+    except GroError as error:
+        return str(error).splitlines()
+    return []
 
 
 def _check_pattern(pattern: str) -> None:
