@@ -16,6 +16,9 @@ from typing import Protocol
 import numpy as np
 from numpy import ndarray
 
+FEWEST = 3
+"""Points away from the start: two coefficients, and one degree of freedom for their errors."""
+
 
 class Form(Protocol):
     """A shape of the reward over the distance, linear in its two coefficients."""
@@ -102,7 +105,7 @@ class Fit:
 
 
 def fit(d_K: Sequence[float] | ndarray, reward: Sequence[float] | ndarray, form: Form) -> Fit:
-    """Least squares over the points; raises ValueError where fewer than 3 have a distance above 0.
+    """Least squares over the points; raises ValueError where fewer than FEWEST have a distance above 0.
 
     reward: [K] numbers with independent noise, or [P, K] the curves of prompts.  The points of a curve share their
     samples, so their noise is anything but independent; prompts are independent draws.  The coefficients are linear in
@@ -112,8 +115,10 @@ def fit(d_K: Sequence[float] | ndarray, reward: Sequence[float] | ndarray, form:
     if d_K.ndim != 1 or reward_PK.shape[1:] != d_K.shape:
         raise ValueError(f"{d_K.shape} distances for rewards of shape {np.shape(reward)}")
     away_K = d_K > 0  # at the start both are 0, whatever the coefficients
-    if away_K.sum() < 3:
-        raise ValueError(f"two coefficients need at least 3 points away from the start; there are {away_K.sum()}")
+    if away_K.sum() < FEWEST:
+        raise ValueError(
+            f"two coefficients need at least {FEWEST} points away from the start; there are {away_K.sum()}"
+        )
     basis_K2, reward_PK = form.basis(d_K[away_K]), reward_PK[:, away_K]
     solve_2K = np.linalg.pinv(basis_K2)
     coefficient_P2 = reward_PK @ solve_2K.T
@@ -194,17 +199,22 @@ class Course:
         return np.sqrt(np.maximum(np.array(self.kl_K), 0.0))
 
     @property
-    def gold(self) -> Fit:
-        return fit(self.d_K, self.gold_PK, self.form)
+    def gold(self) -> Fit | None:
+        """None where there are not points enough."""
+        return self._fit(self.gold_PK)
 
     @property
-    def proxy(self) -> Fit:
-        return fit(self.d_K, self.proxy_PK, self.form)
+    def proxy(self) -> Fit | None:
+        """None where there are not points enough."""
+        return self._fit(self.proxy_PK)
 
     @property
     def turn(self) -> Turn:
         """Of the gold reward."""
         return turn(self.d_K, self.gold_PK)
+
+    def _fit(self, reward_PK: ndarray) -> Fit | None:
+        return fit(self.d_K, reward_PK, self.form) if (self.d_K > 0).sum() >= FEWEST else None
 
     def points(self) -> list[dict[str, float]]:
         """Every point in plain numbers, with standard errors over prompts."""
