@@ -53,6 +53,8 @@ def overrides(recipe: Path, data: Path, runs: Path, held_out_from: int | None) -
         changes |= {"group_size": 2, "sampling.max_new_tokens": 8}
     if "critic" in content:
         changes["critic.warmup_steps"] = 1
+    for i, judge in enumerate(judges_of(content)):
+        changes[f"rewards.{i}.path"] = str(runs / judge)
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 
@@ -68,12 +70,16 @@ def data_of(recipe: Path) -> str:
     return Path(content.get("online", content.get("offline"))["path"]).name
 
 
+def judges_of(content: dict[str, Any]) -> list[str]:
+    """The runs of the reward models that it learns from; they are all of its rewards."""
+    return [Path(r["path"]).name for r in content.get("rewards", ()) if isinstance(r, dict) and "path" in r]
+
+
 def ran(recipe: Path, data: Path, runs: Path, held_out_from: int | None) -> RunReader:
     """The finished run of a recipe, after those of the recipes that it begins with."""
-    model = load_yaml(recipe.read_text())["model"]
-    if isinstance(model, str):
-        earlier = recipe.with_name(f"{Path(model).name}.yaml")
-        ran(earlier, data, runs, held_out_from).close()
+    content = load_yaml(recipe.read_text())
+    for name in [*([Path(content["model"]).name] if isinstance(content["model"], str) else []), *judges_of(content)]:
+        ran(recipe.with_name(f"{name}.yaml"), data, runs, held_out_from).close()
     if not (runs / recipe.stem).exists():
         arguments = overrides(recipe, data, runs, held_out_from)
         checked = cli("check", recipe, *arguments)
