@@ -29,7 +29,13 @@ def hh_row(i: int) -> dict[str, str]:
     return {"chosen": said + yes, "rejected": said + no}
 
 
-ROWS = {"gsm8k.jsonl": gsm8k_row, "hh_harmless.jsonl": hh_row}
+def judgement_row(i: int) -> dict[str, str]:
+    right, verdict = (f"{i + 1}.", f"{i}."), "B" if i % 2 else "A"
+    answers = {"answer_a": right[i % 2], "answer_b": right[1 - i % 2]}
+    return {"instruction": f"What is {i} + 1?", **answers, "rationale": f"It is {i + 1}.", "verdict": verdict}
+
+
+ROWS = {"gsm8k.jsonl": gsm8k_row, "hh_harmless.jsonl": hh_row, "judgements.jsonl": judgement_row}
 
 
 def overrides(recipe: Path, data: Path, runs: Path, held_out_from: int | None) -> list[str]:
@@ -115,6 +121,7 @@ def test_recipe(recipe: Path, runs: Path) -> None:
     kinds = {
         "gsm8k-sft": "eval_loss",
         "hh-sft": "eval_loss",
+        "judge-sft": "eval_loss",
         "hh-dpo": "eval_accuracy",
         "hh-kto": "eval_accuracy",
         "hh-reward-model": "eval_accuracy",
