@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gro.errors import GroError
-from gro.recipe import Config, CriticSettings
+from gro.recipe import Config, CriticSettings, RewardModelSettings
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
     from gro.objective import Algorithm
@@ -83,6 +83,11 @@ def _of_stopping(config: Config) -> Iterator[str]:
 
 
 def _of_algorithm(config: Config, algorithm: Algorithm) -> Iterator[str]:
+    if algorithm.scores:
+        yield from _of_reward_model(config, algorithm)
+        return
+    if config.reward_model != RewardModelSettings():
+        yield f"reward_model: given, but {algorithm.name} trains a policy"
     if config.online is None:
         yield from _without_prompts(config, algorithm)
     else:
@@ -90,6 +95,26 @@ def _of_algorithm(config: Config, algorithm: Algorithm) -> Iterator[str]:
         yield from _of_resampling(config, algorithm)
         yield from _of_replay(config, algorithm)
     yield from _of_passes(config, algorithm)
+
+
+def _of_reward_model(config: Config, algorithm: Algorithm) -> Iterator[str]:
+    """A reward model reads what is preferred, ranked or rated in the data; it answers nothing."""
+    name = algorithm.name
+    if config.online is not None:
+        yield f"online: given, but {name} trains a reward model, which answers no prompts"
+    for key in ("resample", "replay"):
+        if getattr(config, key) is not None:
+            yield f"{key}: given, but {name} trains a reward model: there are no answers to prompts that it is about"
+    if config.rewards:
+        yield f"rewards: given, but {name} trains a reward model, from the preferences and ratings of the data"
+    if config.training.refresh_reference:
+        yield (
+            f"training.refresh_reference: {config.training.refresh_reference}, but {name} trains a reward model, "
+            "which has no reference"
+        )
+    if config.eval is not None and (config.eval.rewards or config.eval.samples):
+        key = "rewards" if config.eval.rewards else "samples"
+        yield f"eval.{key}: given, but a reward model is measured by the preferences and ratings of eval.data"
 
 
 def _without_prompts(config: Config, algorithm: Algorithm) -> Iterator[str]:

@@ -79,6 +79,7 @@ OFFLINE: dict[str, Any] = {
     "prompts_per_step": 4,
     "training": {"steps": 3},
 }
+JUDGE: dict[str, Any] = OFFLINE | {"algorithm": {"name": "bradley_terry"}}
 MIXED: dict[str, Any] = ONLINE | {"algorithm": "gro", "offline": {"path": "b.jsonl"}, "offline_share": 0.25}
 FULL: dict[str, Any] = MIXED | {
     "offline": [{"data": {"path": ["a.jsonl", "b.jsonl"], "columns": {"prompt": "question"}}, "weight": 2}],
@@ -92,7 +93,7 @@ FULL: dict[str, Any] = MIXED | {
     "eval": {"data": {"path": "b.jsonl"}, "limit": 3, "rewards": ["exact_match"]},
     "slots": 7,
 }
-GOOD = {"online": ONLINE, "offline": OFFLINE, "mixed": MIXED, "full": FULL}
+GOOD = {"online": ONLINE, "offline": OFFLINE, "judge": JUDGE, "mixed": MIXED, "full": FULL}
 
 
 def changed(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +163,7 @@ ALSO_RIGHT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         ONLINE, {"algorithm": {"name": "awr", "baseline": "group"}, "replay": {"capacity": 4, "per_step": 4}},
     ),
     "resampling beside a KL term": (ONLINE, {"resample": {"rounds": 2}}),
+    "a reward model of several": (JUDGE, {"reward_model": {"members": 3}, "eval": {"data": {"path": "b.jsonl"}}}),
     "a reference that follows": (OFFLINE, {"algorithm": "dpo", "training.refresh_reference": 5}),
     "rows to be judged": (OFFLINE, {"algorithm": "dpo", "offline.kind": "rewarded", "rewards": ["exact_match"]}),
 }  # fmt: skip
@@ -392,6 +394,35 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"replay": {"capacity": 9}, "algorithm": {"name": "reinforce", "kl": 0.0}},
         "replay: given, but reinforce as given has no ratio to an old policy and is right only for answers of the",
     ),
+    *(
+        (ONLINE, {"algorithm": name, "rewards": ...}, f"online: given, but {name} trains a reward model, which answers")
+        for name in ("bradley_terry", "plackett_luce", "all_pairs")
+    ),
+    (
+        JUDGE,
+        {"replay": {"capacity": 9}},
+        "replay: given, but bradley_terry trains a reward model: there are no answers",
+    ),
+    (JUDGE, {"resample": {}}, "resample: given, but bradley_terry trains a reward model: there are no answers"),
+    (
+        JUDGE,
+        {"rewards": ["maths"], "offline.kind": "rewarded"},
+        "rewards: given, but bradley_terry trains a reward model, from the preferences and ratings of the data",
+    ),
+    (JUDGE, {"critic": {}}, "critic: given, but bradley_terry reads no values"),
+    (
+        JUDGE,
+        {"training.refresh_reference": 2},
+        "training.refresh_reference: 2, but bradley_terry trains a reward model",
+    ),
+    (
+        JUDGE,
+        {"eval": {"data": {"path": "b.jsonl"}, "rewards": ["maths"]}},
+        "eval.rewards: given, but a reward model is measured by the preferences and ratings of eval.data",
+    ),
+    (JUDGE, {"eval": {"data": {"path": "b.jsonl"}, "samples": 4}}, "eval.samples: given, but a reward model is"),
+    (JUDGE, {"algorithm.ptx": 0.5}, "algorithm bradley_terry: ptx adds the likelihood of demonstrations, and a reward"),
+    (OFFLINE, {"reward_model.members": 3}, "reward_model: given, but sft trains a policy"),
     (ONLINE, {"training.eval_every": 5}, "training.eval_every: 5, but there is no eval section"),
     (ONLINE, {"model": {"dtype": "float32"}}, "model: give either path or create"),
     (OFFLINE, {"model.path": "m"}, "model: give either path or create, not both"),

@@ -60,7 +60,7 @@ class Parameter:
 
 
 PTX = Parameter("ptx", "number", 0.0, "factor on the mean log-likelihood of demonstrations among the data")
-"""What every algorithm takes that does not learn from demonstrations by itself."""
+"""What every algorithm of a policy takes that does not learn from demonstrations by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def describe(name: str, algorithm: Algorithm | None = None) -> Description:
                 Parameter(key, type_in_words(hints.get(key, Any)), p.default, meanings.get(key, ""))
                 for key, p in parameters(declare).items()
             ),
-            *([] if imitates(algorithm) or "ptx" in meanings else [PTX]),
+            *([] if imitates(algorithm) or algorithm.scores or "ptx" in meanings else [PTX]),
         ),
         paper=algorithm.paper,
         equation=algorithm.equation,

@@ -73,6 +73,8 @@ def with_demonstrations(algorithm: Algorithm, ptx: float) -> Algorithm:
         return algorithm
     if imitates(algorithm):
         raise ValueError("ptx adds the likelihood of demonstrations, from which this algorithm learns already")
+    if algorithm.scores:
+        raise ValueError("ptx adds the likelihood of demonstrations, and a reward model has scores, no likelihoods")
     return replace(algorithm, terms=(*algorithm.terms, Term(value=one, share=token_mean, rows="targets", scale=ptx)))
 
 
