@@ -63,6 +63,17 @@ def reward_model(recipe: Recipe, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def overopt(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Study over-optimisation: train proxies of the recipe's rewards, optimise them, and see where gold turns down."""
+    from gro.config import load_config
+
+    config = load_config(recipe, overrides or ())
+    from gro.jobs.overopt import run_overopt
+
+    run_overopt(config)
+
+
+@app.command()
 def check(recipe: Recipe, overrides: Overrides = None) -> None:
     """Check a recipe, its data and rewards, without weights."""
     from gro.config import load_config

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field
 
 from gro.data.spec import DataSpec
+from gro.evaluation.overopt_settings import OveroptSettings
 from gro.policy.spec import CreateSpec
 from gro.runs.plain import plain
 from gro.schema import CHECKED, Count, Index, Positive, Share
@@ -154,6 +155,8 @@ class Config(BaseModel):
     """How weights move."""
     reward_model: RewardModelSettings = RewardModelSettings()
     """For algorithms that train a reward model."""
+    overopt: OveroptSettings | None = None
+    """For `gro overopt`, to which `rewards` are the gold reward; None: no study."""
     critic: CriticSettings | None = None
     """For an algorithm with a critic; None: a copy of the policy, without warm-up."""
     offline: tuple[WeightedData, ...] = ()
