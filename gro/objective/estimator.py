@@ -69,6 +69,11 @@ class Algorithm:
         return self.credit.reads.union(*(t.reads for t in self.terms))
 
     @property
+    def looks_back(self) -> bool:
+        """Whether it asks how far the policy is from the old one: a slot, a factor that adapts, or `max_kl`."""
+        return "old" in self.reads or self.adapts or self.max_kl is not None
+
+    @property
     def scope(self) -> Scope:
         """How far the terms look across rows: what a micro-batch may not split."""
         return widest(t.scope for t in self.terms)

@@ -65,7 +65,9 @@ class Seen:
         together = processes.gather(self.batch, self.logp_BT, self.c_BT)
         batch, (logp_BT, c_BT) = together.batch, together.more
         metrics = {"loss": loss_value(logp_BT, batch, algorithm).item()}
-        metrics |= observe(logp_BT, batch.entropy_BT, c_BT, batch) | describe_clipping(logp_BT, batch, algorithm)
+        # Of the old policy nothing is known in later passes where the algorithm does not look back.
+        known = batch if algorithm.looks_back else replace(batch, old_BT=None)
+        metrics |= observe(logp_BT, batch.entropy_BT, c_BT, known) | describe_clipping(logp_BT, batch, algorithm)
         return metrics | (self.fit.metrics() if self.fit is not None else {})
 
 

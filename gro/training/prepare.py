@@ -96,8 +96,7 @@ def prepare(
     if "ref" in algorithm.reads:
         assert reference is not None, f"{algorithm.name} reads the reference"
         batch = replace(batch, ref_BT=reference.score(groups, tokens_per_micro))
-    looks_back = "old" in algorithm.reads or algorithm.adapts or algorithm.max_kl is not None
-    if "old" in algorithm.credit.reads or (looks_back and updates > 1):
+    if "old" in algorithm.credit.reads or (algorithm.looks_back and updates > 1):
         batch = replace(batch, old_BT=score(policy, groups, tokens_per_micro))
     if "values" in algorithm.reads:
         assert critic is not None, f"{algorithm.name} reads a critic's values"

@@ -189,6 +189,29 @@ def test_first_update_has_ratio_one_and_kl_zero():
     assert metrics["kl"] == 0.0
 
 
+@pytest.mark.parametrize(("name", "told"), [("grpo", True), ("rest", False)])
+def test_ratios_to_the_old_policy_are_told_where_it_is_known(name: str, told: bool):
+    """In the second pass the policy has moved; of what does not read the old policy, nothing was scored beforehand."""
+    trained = policy(0)
+    algorithm = build(name)
+    settings = Optimization(learning_rate=1e-2)
+    learner = PolicyLearner(trained, algorithm, settings, total_updates=2, tokens_per_micro=64)
+    minibatch, _ = prepare(
+        collate(sampled(1), length_limit=8),
+        trained,
+        Reference(trained.snapshot()),
+        algorithm,
+        {},
+        tokens_per_micro=64,
+        updates=2,
+    )
+    first, second = (learner.update(minibatch).metrics for _ in range(2))
+    for name in ("ratio/min", "ratio/max", "policy/approxkl_avg"):
+        assert (name in first) == (name in second) == told
+    if told:
+        assert first["policy/approxkl_avg"] < 1e-9 < second["policy/approxkl_avg"]
+
+
 def test_non_finite_weights_stop_before_the_update():
     trained = policy(0)
     algorithm = build("sft")
