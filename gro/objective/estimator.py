@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from gro.objective.anchors import Scope, kl_estimate, nothing
-from gro.objective.credit import Credit
+from gro.objective.credit import Credit, Labels
 from gro.objective.critic import Critic
 from gro.objective.terms import AnyTerm, EntropyBonus, Selection, Term, select, widest
 from gro.objective.units import score
+from gro.objective.values import one
 from gro.objective.weights import plain
 from gro.types import Batch
 
@@ -86,6 +87,13 @@ class Algorithm:
     def pairs(self) -> bool:
         """Whether a prompt's samples are learnt from as one pair: of several, the best against the worst."""
         return bool(self.roles & {"paired", "chosen"}) and "scored" not in self.roles
+
+    @property
+    def compares(self) -> bool:
+        """Whether answers to a prompt are only compared with each other, so that equally good ones teach nothing."""
+        pushing = [t.value for t in self.terms if isinstance(t, Term) and t.rows == "scored" and t.value != one]
+        together = self.credit.group_size > 1 or self.pairs or isinstance(self.credit, Labels)
+        return together and all(float(value(torch.zeros(1, 1))) == 0 for value in pushing)
 
     @property
     def rewarded(self) -> bool:

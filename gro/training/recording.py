@@ -75,7 +75,7 @@ class Recorder:
         if self._kl is not None:  # measured every so often; shown until the next time
             metrics.setdefault("kl", self._kl)
         self.progress.step(step, metrics)
-        self._watch(step, metrics)
+        self._watch(step, metrics, demonstrated=self._demonstrated(result))
         if self.portions.save_every and step % self.portions.save_every == 0 and step < self.portions.steps:
             self._save(step)
 
@@ -102,6 +102,8 @@ class Recorder:
         updates, first = result.updates, result.first
         names = {name for update in updates for name in update.metrics}
         metrics = {n: fmean(u.metrics[n] for u in updates if n in u.metrics) for n in sorted(names)}
+        if first is not None:  # which alone saw the weights that sampled
+            metrics |= {name: value for name, value in first.metrics.items() if name.startswith("sampling/")}
         groups = result.minibatch.groups
         metrics |= {**describe_rollouts(groups), **result.observed, **self._early_stop(result)}
         if first is not None and "paired" in self.algorithm.roles:
@@ -189,11 +191,17 @@ class Recorder:
     def _text(self, ids: Sequence[int]) -> str:
         return str(self.policy.tokenizer.decode(list(ids)))
 
-    def _watch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing can be learnt from groups whose completions all have the same reward, unless a critic compares them
-        with those of other prompts."""
-        alike = self.algorithm.critic is None or metrics.get("reward_std", 0.0) <= EQUAL
+    def _demonstrated(self, result: StepResult) -> bool:
+        """Whether there were demonstrations that the algorithm learns from."""
+        roles = {c.role for group in result.minibatch.groups for c in group.completions}
+        return "targets" in self.algorithm.roles and "target" in roles
+
+    def _watch(self, step: int, metrics: Mapping[str, float], *, demonstrated: bool) -> None:
+        """Nothing can be learnt from groups whose completions all have the same reward, unless they are compared with
+        those of other prompts, or there are demonstrations to learn from."""
+        alike = self.algorithm.compares or metrics.get("reward_std", 0.0) <= EQUAL
         flat = (metrics.get("frac_reward_zero_std") == 1.0 and alike) or metrics.get("pairs") == 0.0
+        flat = flat and not demonstrated
         self._flat = self._flat + 1 if flat else 0
         cut = metrics.get("completions/clipped_ratio", 0.0)
         cause = (

@@ -345,6 +345,24 @@ def test_a_frozen_critic_stays_as_the_warm_up_left_it() -> None:
     assert not torch.equal(policy.model.lm_head.weight, tiny_model(vocab_size=32, seed=0).lm_head.weight)
 
 
+def test_sampler_and_trainer_are_compared_at_the_weights_that_sampled(tmp_path) -> None:
+    """In later passes they differ because the policy has learnt."""
+    found = {}
+    for epochs in (1, 3):
+        with Run.open(tmp_path / str(epochs), {}) as run:
+
+            def recorder(policy: Policy, algorithm: Algorithm, portions: Portions, run: Run = run) -> Recorder:
+                return Recorder(run, Progress(1), policy, algorithm, portions)
+
+            trained(build("ppo", kl=0.0), Portions(steps=1, epochs=epochs), rate=3e-2, recorder=recorder)
+            run.finish()
+        with RunReader(tmp_path / str(epochs)) as reader:
+            found[epochs] = {name: values[0] for name, (_, values) in reader.metrics().items()}
+    gap = "sampling/sampling_logp_difference/max"
+    assert found[3][gap] == found[1][gap] < 1e-4
+    assert found[3]["ratio/max"] > 1.01
+
+
 def test_a_run_remembers_values_returns_and_what_stopped(tmp_path) -> None:
     """Also of steps in which only the critic learnt."""
     with Run.open(tmp_path / "run", {}) as run:
@@ -372,15 +390,30 @@ def test_a_run_remembers_values_returns_and_what_stopped(tmp_path) -> None:
     assert all(1 <= done < 3 for done in metrics["epochs_done"].values())
 
 
-@pytest.mark.parametrize(("name", "flat"), [("ppo", False), ("grpo", True)])
-def test_prompts_that_differ_teach_where_there_is_a_critic(tmp_path, name: str, flat: bool) -> None:
-    """Every prompt's answers are equally good, but not those of different prompts."""
+@pytest.mark.parametrize(
+    ("name", "demonstrated", "flat"),
+    [
+        ("ppo", False, False),
+        ("grpo", False, True),
+        ("gro", False, True),
+        ("gro", True, False),
+        ("hpt", True, False),
+        ("reinforce", False, False),
+        ("rft", False, False),
+        ("remax", False, False),
+    ],
+)
+def test_prompts_that_differ_teach_where_they_are_compared(tmp_path, name: str, demonstrated: bool, flat: bool) -> None:
+    """Every prompt's answers are equally good, but not those of different prompts; or there are demonstrations."""
     algorithm = build(name)
     rewards = (0.0, 0.0, 1.0, 1.0)
     groups = [
         Group(Prompt((5,), key=k), tuple(Completion((6,), reward=r, finish="stop") for r in rewards[2 * k : 2 * k + 2]))
         for k in range(2)
     ]
+    if demonstrated:
+        target = Completion((7,), role="target")
+        groups = [replace(group, completions=(*group.completions, target)) for group in groups]
     policy = Policy(tiny_model(vocab_size=32, layers=1), tiny_tokenizer())
     with Run.open(tmp_path / "run", {}) as run:
         recorder = Recorder(run, Progress(1), policy, algorithm, Portions(steps=2, flat_steps=1))
