@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -155,3 +156,47 @@ def test_a_unit():
 def test_how_many_samples():
     assert numbers(20) == (1, 2, 3, 4, 6, 8, 12, 16, 20)
     assert numbers(4) == (1, 2, 3, 4)
+
+
+STUDIES = Path(__file__).parents[1] / "recipes" / "studies"
+
+
+def reviews() -> Any:
+    """The module of the small world, which is no part of the library."""
+    spec = importlib.util.spec_from_file_location("reviews", STUDIES / "reviews.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reader_of_reviews():
+    liked = reviews().gold
+    words = 0.5 * math.tanh(5 / 10)
+    # one right thing praised; blamed instead; a thing of another place; with "very", 6 words
+    assert liked([" the soup was kind ."], ["cafe"]) == pytest.approx([1.2 + 0.8 + words])
+    assert liked([" the soup was rude ."], ["cafe"]) == pytest.approx([-0.7 + 0.8 + words])
+    assert liked([" the soup was kind ."], ["hotel"]) == pytest.approx([1.2 - 0.6 + words])
+    assert liked([" the soup was very kind ."], ["cafe"]) == pytest.approx([1.3 * 1.2 + 0.8 + 0.5 * math.tanh(0.6)])
+    once, again, gushing = liked(
+        [" the soup was kind ." + " the cake was kind ." * n for n in (0, 1, 6)], place=["cafe"] * 3
+    )
+    assert again > once > gushing, "more praise is better, and far too much of it is not"
+
+
+def test_the_recipes_of_the_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With their own data and ranges: a start of two steps, and the study checked."""
+    monkeypatch.chdir(tmp_path)
+    rows = list(reviews().rows())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = [row["prompt"] for row in rows]
+    assert not set(prompts[:1280]) & set(prompts[1280:])
+    (tmp_path / "recipes").symlink_to(STUDIES.parent)
+    short = ("training.steps=2", "prompts_per_step=4", "training.eval_every=0", "eval.limit=2")
+    trained = cli("train", "recipes/studies/reviews-sft.yaml", *short, "model.create.hidden_size=16")
+    assert trained.code == 0, trained.err
+    checked = cli("check", "recipes/studies/reviews.yaml")
+    assert checked.code == 0, checked.err
+    assert "the recipe is sound" in checked.out
