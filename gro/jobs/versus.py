@@ -117,7 +117,7 @@ def compare(
         outcomes = by_reward(ours, theirs)
         more["other_reward"] = mean([c.reward for g in theirs for c in g.completions if c.reward is not None])
     rows = [
-        (decode(group.prompt.ids), *case.answers, outcome)
+        (decode(group.prompt.ids), case.answers[0], case.answers[1], outcome)
         for group, same, values in zip(ours, cases, outcomes, strict=True)
         for case, outcome in zip(same, values, strict=True)
     ]
