@@ -102,11 +102,13 @@ def test_errors_of_a_line_by_the_textbook():
 
 
 def test_where_a_curve_turns():
-    reward_PK = np.array([[0.0, 2.0, 1.0], [0.0, 4.0, 2.0], [0.0, 3.0, 2.1]])
+    reward_PK = np.array([[0.0, 2.0, 1.5], [0.0, 4.0, 2.0], [0.0, 3.0, 2.4]])
     found = turn([0.0, 1.0, 1.5], reward_PK)
     assert (found.place, found.d, found.reward) == (1, 1.0, 3.0)
-    assert found.drop == pytest.approx((1 + 2 + 0.9) / 3)
-    assert found.drop_error == pytest.approx(math.sqrt((0.3**2 + 0.7**2 + 0.4**2) / 2 / 3))
+    mean = (0.5 + 2 + 0.6) / 3  # the drops of the three prompts
+    assert found.drop == pytest.approx(mean)
+    squares = (0.5 - mean) ** 2 + (2 - mean) ** 2 + (0.6 - mean) ** 2
+    assert found.drop_error == pytest.approx(math.sqrt(squares / 2 / 3))
     assert found.turned
     unsure = turn([0.0, 1.0, 1.5], np.array([[0.0, 2.0, 1.0], [0.0, 4.0, 4.9], [0.0, 3.0, 2.9]]))
     assert unsure.place == 1
