@@ -7,19 +7,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from gro.objective import Algorithm, Term
+from gro.objective import Algorithm, Critic, Term
 from gro.objective import credit as credits
-from gro.objective.weights import K2, K3, RatioK3, Stay
+from gro.objective.weights import K2, K3, ClippedRatio, One, RatioK3, Stay, TruncatedRatio
 
 
 def in_words(algorithm: Algorithm) -> tuple[tuple[str, str], ...]:
-    """(what, in words): baseline, scale, normaliser and KL; without the first two where nothing is credited."""
+    """(what, in words): baseline, scale, normaliser and KL; without the first two where nothing is credited.
+
+    Then the ratio's bounds and what the critic learns, where there are any.
+    """
     bare = _bare(algorithm.credit)
     rows = [("baseline", _baseline(bare)), ("scale", _scale(algorithm.credit))]
     if isinstance(bare, credits.NoBaseline | credits.Labels | credits.Versus):
         rows = []
     shares = dict.fromkeys(_first(t.share) for t in algorithm.terms)
-    return (*rows, ("normaliser", "; ".join(shares)), ("KL", "; ".join(_kl(algorithm)) or "none"))
+    rows += [("normaliser", "; ".join(shares)), ("KL", "; ".join(_kl(algorithm)) or "none")]
+    rows += [("bounds", bounds)] if (bounds := "; ".join(_bounds(algorithm))) else []
+    return (*rows, *([("critic", _critic(algorithm.critic))] if algorithm.critic is not None else []))
 
 
 def _bare(credit: Any) -> Any:
@@ -111,9 +116,41 @@ def _kl(algorithm: Algorithm) -> list[str]:
                 )
             case Stay(beta=beta):
                 found.append(f"KL(old‖θ) in the loss, β = {beta:g}")
+            case One() if term.anchor.base == "ref" and term.scale < 0:
+                found.append(f"the log-ratio to the reference in the loss, on its own samples, β = {-term.scale:g}")
+            case _:
+                pass
+    if algorithm.step is not None:
+        found.append(f"a step's KL(old‖θ) is at most {algorithm.step.delta:g} nats per token")
+    if algorithm.max_kl is not None:
+        found.append(f"the passes over a batch end above a KL(old‖θ) of {algorithm.max_kl:g} nats per token")
+    return found
+
+
+def _bounds(algorithm: Algorithm) -> list[str]:
+    """How far a ratio counts."""
+    found = []
+    for term in algorithm.terms:
+        match term.weight if isinstance(term, Term) else None:
+            case ClippedRatio(low=low, high=high, dual=dual):
+                also = f" or above {dual:g}" if dual is not None else ""
+                found.append(
+                    f"no push by a ratio above {1 + high:g} where A > 0, nor by one below {1 - low:g}{also} where A < 0"
+                )
+            case TruncatedRatio(high=high, low=low):
+                least = f" and no less than {low:g}" if low else ""
+                found.append(f"a ratio counts as no more than {high:g}{least}, and is not differentiated")
             case _:
                 pass
     return found
+
+
+def _critic(critic: Critic) -> str:
+    """What values learn."""
+    clip = f", V no further than {critic.clip:g} from its old value" if critic.clip is not None else ""
+    factor = "" if critic.coefficient == 1 else f"{critic.coefficient:g} · "
+    frozen = "; only before the policy moves" if critic.frozen else ""
+    return f"learns {factor}½(V − return)²{clip}, the mean over all completion tokens{frozen}"
 
 
 def _folded(credit: Any) -> str:
