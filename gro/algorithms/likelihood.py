@@ -110,6 +110,9 @@ def awr(
 ) -> Algorithm:
     """Advantage-weighted regression: imitation of samples, new or replayed, with weight exp(A/β).
 
+    Advantages are taken before the critic learns from the batch, where the paper fits it first; the recipe's
+    critic.warmup_steps let it learn alone at the beginning.
+
     beta: temperature; the smaller, the more only the best count.
     cap: the largest weight; null for no limit.
     baseline: critic, with TD(λ) returns; group, the mean reward of the prompt's completions.

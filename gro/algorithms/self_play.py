@@ -22,6 +22,8 @@ Opponent = Literal["old", "ref"]
 def rebel(eta: Positive = 1.0) -> Algorithm:
     """Regressing relative rewards: how far one sample's log-ratio is ahead predicts how far its reward is.
 
+    Two samples of equal reward are left out, where the paper would hold their log-ratios together.
+
     eta: step size; the larger, the further the policy moves from the one that sampled.
     """
     return Algorithm(

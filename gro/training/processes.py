@@ -4,6 +4,7 @@ What is summed over processes are counts, before the backward pass, and gradient
 global counts, so they add up and are never averaged.  What looks across groups (credit, anchors over the update) sees
 the rows of all processes, gathered: a few numbers per token.
 
+Which groups each process holds is settled before: sources, and the shapes around them (`shaping.py`), know their own.
 Processes exist where `torch.distributed` was initialised, as under torchrun; alone, everything here does nothing.
 """
 

@@ -73,6 +73,7 @@ def with_mismatches(groups: Sequence[Group]) -> tuple[list[Group], dict[str, flo
     the first.
 
     The KL estimate of KTO (Ethayarajh et al. 2024, sec. 4.1): y_j on x_i.  None where all groups have one prompt.
+    Among the groups of this process: with several, each borrows from its own, and the estimate is the mean of all.
     """
     shaped = []
     for i, group in enumerate(groups):

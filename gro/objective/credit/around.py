@@ -101,7 +101,9 @@ class AdaptiveKl:
     horizon: float = 10_000.0
 
     def __post_init__(self) -> None:
-        positive(kl=getattr(self.inner, "kl", 0.0), target=self.target, horizon=self.horizon)
+        if not getattr(self.inner, "kl", 0.0) > 0:
+            raise ValueError("kl is 0; it must be above 0 where it adapts to a target: what is multiplied stays 0")
+        positive(target=self.target, horizon=self.horizon)
 
     @property
     def symbol(self) -> str:
