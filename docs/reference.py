@@ -177,9 +177,12 @@ SECTIONS = (
     Section(_settings("model"), "model", "`model: path` is short for `model: {path: ...}`."),
     Section(_settings("model", "create"), "model.create", f"Architectures: {', '.join(ARCHITECTURES)}."),
     Section(_settings("training"), "training"),
+    Section(_settings("training", "stop"), "training.stop", "See [over-optimisation](overoptimisation.md)."),
     Section(_settings("optimizer"), "optimizer"),
     Section(_settings("critic"), "critic"),
     Section(_settings("reward_model"), "reward_model"),
+    Section(_settings("overopt"), "overopt", "See [over-optimisation](overoptimisation.md)."),
+    Section(_settings("overopt", "sizes"), "overopt.sizes"),
     Section(
         _settings("online"),
         "Data",

@@ -59,7 +59,7 @@ class OveroptSettings:
     pairs_per_step: Count = 32
     """Of a proxy's training."""
     optimizer: Optimization = field(default_factory=lambda: Optimization(learning_rate=1e-3))
-    """How a proxy's weights move."""
+    """How a proxy's weights move; where nothing is given, at a learning rate of 1e-3."""
     best_of: Count = 256
     """Samples of the start per held-out prompt: best-of-n up to this n."""
     patience: Count = 2

@@ -106,7 +106,7 @@ def train(
         due = step + 1 == portions.steps or (portions.eval_every and (step + 1) % portions.eval_every == 0)
         if due:
             recorder.evaluated(step + 1, evaluate)
-        if stops(step + 1):
+        if any(processes.total([float(stops(step + 1))])):  # one of the processes ends all of them
             if not due:
                 recorder.evaluated(step + 1, evaluate)
             break

@@ -75,6 +75,25 @@ def test_steps_in_order() -> None:
     ]
 
 
+def test_a_rule_ends_the_run_with_an_evaluation() -> None:
+    asked = []
+
+    def stops(step: int) -> bool:
+        asked.append(step)
+        return step == 3
+
+    written = run(Diary(), Portions(steps=9, eval_every=2), stops=stops)
+    assert [line for line in written if line[0] in "re"] == [
+        *("receive 0", "record 1 of 1", "receive 1", "record 2 of 1", "evaluate 2"),
+        *("receive 2", "record 3 of 1", "evaluate 3"),
+    ]
+    assert asked == [1, 2, 3]
+    assert run(Diary(), Portions(steps=2, eval_every=2), stops=lambda step: step == 2)[-2:] == [
+        "record 2 of 1",
+        "evaluate 2",
+    ], "evaluated once where both are due"
+
+
 def test_every_learner_sees_every_minibatch_and_each_group_once_per_pass() -> None:
     diary = Diary()
     critic = Diary("critic", written=diary.written)
