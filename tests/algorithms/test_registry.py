@@ -85,7 +85,7 @@ def test_all_mistakes_are_told_at_once():
         ("cispo", {"cap": 0}, "algorithm.cap: 0 is no finite number > 0"),
         ("ppo", {"lam": 1.1}, "algorithm.lam: 1.1 is no finite number ≥ 0 and ≤ 1"),
         ("ppo", {"value_clip": 0}, "algorithm.value_clip: 0 is no finite number > 0 or null"),
-        ("ppo", {"kl": 0.0, "kl_target": 6.0}, "algorithm ppo: kl is 0.0; it must be above 0"),
+        ("ppo", {"kl": 0.0, "kl_target": 6.0}, "algorithm ppo: kl is 0; it must be above 0 where it adapts"),
         ("ppo_penalty", {"target": 0}, "algorithm.target: 0 is no finite number > 0"),
         ("trpo", {"delta": 0}, "algorithm.delta: 0 is no finite number > 0"),
         ("awr", {"beta": 0.0}, "algorithm.beta: 0.0 is no finite number > 0"),
