@@ -173,14 +173,17 @@ def reviews() -> Any:
 
 def test_the_reader_of_reviews():
     liked = reviews().gold
-    words = 0.5 * math.tanh(5 / 10)
-    # one right thing praised; blamed instead; a thing of another place; with "very", 6 words
-    assert liked([" the soup was kind ."], ["cafe"]) == pytest.approx([1.2 + 0.8 + words])
-    assert liked([" the soup was rude ."], ["cafe"]) == pytest.approx([-0.7 + 0.8 + words])
-    assert liked([" the soup was kind ."], ["hotel"]) == pytest.approx([1.2 - 0.6 + words])
-    assert liked([" the soup was very kind ."], ["cafe"]) == pytest.approx([1.3 * 1.2 + 0.8 + 0.5 * math.tanh(0.6)])
+
+    def bounded(x: float, words: int = 5) -> float:
+        return 6 * math.tanh((x + 0.5 * math.tanh(words / 10)) / 6)
+
+    # a thing of the place praised, blamed; a thing of another place; with "very"
+    assert liked([" the soup was kind ."], ["cafe"]) == pytest.approx([bounded(1.2 + 0.8)])
+    assert liked([" the soup was rude ."], ["cafe"]) == pytest.approx([bounded(-0.7 + 0.8)])
+    assert liked([" the soup was kind ."], ["hotel"]) == pytest.approx([bounded(1.2 - 0.6)])
+    assert liked([" the soup was very kind ."], ["cafe"]) == pytest.approx([bounded(1.3 * 1.2 + 0.8, 6)])
     once, again, gushing = liked(
-        [" the soup was kind ." + " the cake was kind ." * n for n in (0, 1, 6)], place=["cafe"] * 3
+        [" the soup was kind ." + " the cake was great ." * n for n in (0, 1, 6)], place=["cafe"] * 3
     )
     assert again > once > gushing, "more praise is better, and far too much of it is not"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -143,9 +144,10 @@ def _pairs(setting: Setting, engine: Engine, show: Progress) -> list[Group]:
         raise GroError(
             f"rewards: the gold reward failed on {most - len(pairs)} of {most} pairs; see failures/ in the run"
         )
-    read = decoder(setting.start.tokenizer)
+    read, rows = decoder(setting.start.tokenizer), []
     for group in pairs:
         better, worse = sorted(group.completions, key=lambda c: -(c.reward or 0.0))
         row = {"prompt": read(group.prompt.ids), "chosen": read(better.ids), "rejected": read(worse.ids)}
-        files.append_json_line(setting.run.path / PAIRS, row)
+        rows.append(json.dumps(row, ensure_ascii=False) + "\n")
+    files.write_text(setting.run.path / PAIRS, "".join(rows))
     return pairs

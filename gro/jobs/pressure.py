@@ -221,7 +221,7 @@ def learn(setting: Setting, judged: Judged, show: Progress) -> Learnt:
             learning.learners,
             config.training,
             recorder,
-            reference=reference,
+            reference=Reference(reference.policy),  # which may follow the policy; distances stay those from the start
             critic=learning.critic,
             warmup=learning.warmup,
             length_limit=setting.sampling.max_new_tokens,

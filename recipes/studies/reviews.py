@@ -34,6 +34,9 @@ LINKS, ENDINGS = (" , and", " , but", " ;"), (" . thanks", " . we may return", "
 CLAUSES = (2, 3, 3, 4)
 """How many a review has: each number is equally likely."""
 
+STRONGEST = 6.0
+"""Nobody likes or hates a review more than this."""
+
 
 def review(place: str, rng: random.Random) -> str:
     """A review as its author would write it."""
@@ -66,7 +69,8 @@ def _liked(text: str, place: str) -> float:
     liked = 1.2 * praise - 0.35 * max(0.0, praise - 2.5) ** 2 - 0.7 * blame
     liked += 0.8 * len(right) - 0.6 * wrong - 0.35 * twice**1.5
     liked += 0.5 * ("thanks" in words) - 0.002 * max(0, len(words) - 22) ** 2
-    return liked + 0.5 * math.tanh(len(words) / 10)
+    liked += 0.5 * math.tanh(len(words) / 10)
+    return STRONGEST * math.tanh(liked / STRONGEST)
 
 
 HELD_OUT = 40
