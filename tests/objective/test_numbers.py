@@ -114,15 +114,15 @@ def test_moving_average_uses_earlier_steps_only():
 
 
 @pytest.mark.parametrize(
-    ("gamma", "lam", "expected"),
+    ("gamma", "lam", "expected", "returns"),
     [
-        (1, 0.95, [0.7465, 0.47, 0.6]),
-        (1, 1, [0.8, 0.5, 0.6]),
-        (1, 0, [0.3, -0.1, 0.6]),
-        (0.99, 0.95, [0.72791215, 0.4603, 0.6]),
+        (1, 0.95, [0.7465, 0.47, 0.6], [0.9465, 0.97, 1]),
+        (1, 1, [0.8, 0.5, 0.6], [1, 1, 1]),
+        (1, 0, [0.3, -0.1, 0.6], [0.5, 0.4, 1]),
+        (0.99, 0.95, [0.72791215, 0.4603, 0.6], [0.92791215, 0.9603, 1]),
     ],
 )
-def test_gae(gamma, lam, expected):
+def test_gae(gamma, lam, expected, returns):
     batch = Batch(
         torch.ones(1, 3, dtype=torch.bool),
         torch.zeros(1, dtype=torch.long),
@@ -131,6 +131,7 @@ def test_gae(gamma, lam, expected):
     )
     advantage_BT, _ = Gae(gamma=gamma, lam=lam)(batch, {})
     assert advantage_BT[0].tolist() == pytest.approx(expected, abs=1e-9)
+    assert Gae(gamma=gamma, lam=lam).returns(batch, {})[0].tolist() == pytest.approx(returns, abs=1e-9)
 
 
 def only(algorithm: Algorithm, *terms: int, credit: Credit | None = None) -> Algorithm:
@@ -347,6 +348,25 @@ def test_kto():
     gradient = (-coefficients(logp_BT, batch, algorithm))[batch.mask_BT].tolist()
     expected = [-0.006250] * 2 + [0.008312] * 3 + [-0.006250] + [0.008312] * 2 + [0.0] * 2
     assert gradient == pytest.approx(expected, abs=DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "value", "gradient"),
+    [
+        ({"margin": 0.3}, 0.47407698, [-0.37754067, 0.37754067]),
+        ({"data_margin": 0.6}, 0.47407698, [-0.37754067, 0.37754067]),
+        ({"margin": 0.3, "centring": 0.01}, 0.47407698 + 0.0144, [-0.37754067 + 0.024, 0.37754067 + 0.024]),
+    ],
+)
+def test_bradley_terry(settings, value, gradient):
+    """Scores 1 and .2."""
+    algorithm = build("bradley_terry", **settings)
+    rewards, margins = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.5])
+    batch = Batch(torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, dtype=torch.long), rewards, margin_B=margins)
+    batch = with_advantage(batch, algorithm)
+    score_B1 = torch.tensor([[1.0], [0.2]], dtype=torch.float64)
+    assert float(loss_value(score_B1, batch, algorithm)) == pytest.approx(value, abs=1e-8)
+    assert (-coefficients(score_B1, batch, algorithm))[:, 0].tolist() == pytest.approx(gradient, abs=1e-8)
 
 
 # --- GRO -----------------------------------------------------------------------------------------------------------
