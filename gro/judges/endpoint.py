@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import os
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from gro.errors import GroError
 from gro.judges.judge import CUT_OFF, Keep, Reply
 from gro.judges.spec import JudgeSettings
+from gro.rewards.exchange import FAILED, Answer, NotHttpError, TooLongError, post
 
 LONGEST_WAIT = 60.0
 """Seconds between two attempts, at most, whatever the endpoint asks for."""
-MOST_ANSWER = 4 << 20
-"""Bytes of one answer."""
 _TRY_AGAIN = frozenset((408, 409, 425, 429))
 """Answers that, like any 5xx, say: not now."""
 _HOPELESS = {
@@ -43,15 +37,6 @@ class _NotNowError(Exception):
 
 class _NoReplyError(Exception):
     """Trying again would not help."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    reason: str
-    headers: Mapping[str, str]
-    """With lower-case names."""
-    body: bytes
 
 
 class Endpoint:
@@ -105,31 +90,31 @@ class Endpoint:
         body = json.dumps({"messages": messages, **self._body}, ensure_ascii=True).encode()
         for attempt in range(self._settings.retries + 1):
             try:
-                return self._read(_post(self._url, body, self._headers(), self._settings.timeout))
-            except (OSError, http.client.HTTPException, _NotNowError) as error:
+                return self._read(post(urlsplit(self._url), body, self._headers(), self._settings.timeout))
+            except (*FAILED, NotHttpError, _NotNowError) as error:
                 if attempt == self._settings.retries or self._stopped.is_set():
                     times = f" ({attempt + 1} attempts)" if attempt else ""
                     return Reply(None, self._clean(f"{self._url}: {str(error) or type(error).__name__}{times}"))
                 asked_for = error.wait if isinstance(error, _NotNowError) else None
                 wait = 0.5 * 2**attempt if asked_for is None else asked_for
                 self._sleep(min(wait, LONGEST_WAIT))
-            except _NoReplyError as error:
+            except (TooLongError, _NoReplyError) as error:
                 return Reply(None, self._clean(f"{self._url}: {error}"))
         raise AssertionError("unreachable: the last attempt returns")
 
     def _headers(self) -> dict[str, str]:
         key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        return {"Content-Type": "application/json", "Accept": "application/json", **key}
+        return {"Accept": "application/json", **key}
 
     def _clean(self, text: str) -> str:
         """Without the key, which some endpoints repeat when they refuse it."""
         return text.replace(self._key, "…") if self._key else text
 
-    def _read(self, answer: _Answer) -> Reply:
+    def _read(self, answer: Answer) -> Reply:
         status = answer.status
         if status == 200:
             return _reply(answer.body)
-        said = f"{status} {answer.reason}: {answer.body[:200].decode(errors='replace')!r}"
+        said = answer.said
         if status in _HOPELESS:
             raise GroError(self._clean(f"judge: {self._url} answers {said}: {_HOPELESS[status]}"))
         if 300 <= status < 400:
@@ -161,55 +146,3 @@ def _seconds(retry_after: str | None) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < float("inf") else None
-
-
-def _post(url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> _Answer:
-    """One exchange, which ends after `timeout` seconds however slowly the bytes come."""
-    address = urlsplit(url)
-    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    assert address.hostname is not None
-    connection = kind(address.hostname, address.port, timeout=timeout)
-    deadline = time.monotonic() + timeout
-    try:
-        connection.connect()
-        with _hanging_up(connection, deadline - time.monotonic()):
-            path = address.path + (f"?{address.query}" if address.query else "")
-            connection.request("POST", path, body, dict(headers))
-            response = connection.getresponse()
-            text = response.read(MOST_ANSWER + 1)
-            if len(text) > MOST_ANSWER:
-                raise _NoReplyError(f"the answer is longer than {MOST_ANSWER >> 20} MB")
-            if response.length:  # of the announced bytes some never came, and read() does not mind
-                raise ConnectionError("the connection was closed within the answer")
-            if time.monotonic() >= deadline:  # cut off by ourselves, perhaps where it looks like an end
-                raise TimeoutError
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        if time.monotonic() >= deadline:
-            raise TimeoutError(f"no whole answer in {timeout:g} s") from error
-        if isinstance(error, ValueError):
-            raise _NotNowError(f"the answer is not HTTP: {error}") from error
-        raise
-    finally:
-        connection.close()
-    return _Answer(response.status, response.reason, {k.lower(): v for k, v in response.getheaders()}, text)
-
-
-@contextlib.contextmanager
-def _hanging_up(connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
-    """Shuts the connection down after so many seconds: the socket's own limit begins anew with every byte."""
-
-    # Taken now: the connection lets go of it as soon as an answer says that it will be the last.
-    sock = connection.sock
-
-    def hang_up() -> None:
-        with contextlib.suppress(OSError):
-            # Of the plain socket: that of a TLS one would change the object under the reader's hands.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(0.0, seconds), hang_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -10,24 +10,19 @@ reason.  The whole exchange has an end, and behind it stands the hard limit of t
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import os
-import socket
-import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from gro.rewards.exchange import FAILED, NotHttpError, TooLongError, post
 from gro.rewards.functions import OFFERED, Params, reward
 
 TIMEOUT, RETRIES, BATCH = 10.0, 2, 32
 """The defaults of `remote`."""
-MOST_ANSWER = 4 << 20
-"""Bytes of one answer."""
 LONGEST_WAIT = 8.0
 """Seconds between two attempts, at most; the first wait is half a second and each is twice the one before."""
 _SLACK = 2.0
@@ -111,7 +106,7 @@ def _persist(address: SplitResult, body: bytes, headers: Mapping[str, str], time
     for attempt in range(retries + 1):
         try:
             return _ask(address, body, headers, timeout)
-        except (OSError, http.client.HTTPException, _NotNowError) as error:
+        except (*FAILED, _NotNowError) as error:
             if attempt == retries:
                 times = f" ({retries + 1} attempts)" if retries else ""
                 raise RemoteError(f"{str(error) or type(error).__name__}{times}") from error
@@ -121,62 +116,16 @@ def _persist(address: SplitResult, body: bytes, headers: Mapping[str, str], time
 
 def _ask(address: SplitResult, body: bytes, headers: Mapping[str, str], timeout: float) -> bytes:
     """One attempt: the body of a good answer.  Raises what trying again may cure, and RemoteError for the rest."""
-    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    assert address.hostname is not None
-    connection = kind(address.hostname, address.port, timeout=timeout)
-    deadline = time.monotonic() + timeout
     try:
-        connection.connect()
-        with _hanging_up(connection, deadline - time.monotonic()):
-            path = (address.path or "/") + (f"?{address.query}" if address.query else "")
-            connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
-            response = connection.getresponse()
-            text = response.read(MOST_ANSWER + 1)
-            if len(text) > MOST_ANSWER:
-                raise RemoteError(f"the answer is longer than {MOST_ANSWER >> 20} MB")
-            if response.length:  # of the announced bytes some never came, and read() does not mind
-                raise ConnectionError("the connection was closed within the answer")
-            if time.monotonic() >= deadline:  # cut off by ourselves, perhaps where it looks like an end
-                raise TimeoutError
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        if time.monotonic() >= deadline:
-            raise TimeoutError(f"no whole answer in {timeout:g} s") from error
-        if isinstance(error, ValueError):
-            raise RemoteError(f"the answer is not HTTP: {error}") from error
-        raise
-    finally:
-        connection.close()
-    _look_at(response, text)
-    return text
-
-
-@contextlib.contextmanager
-def _hanging_up(connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
-    """Shuts the connection down after so many seconds: the socket's own limit begins anew with every byte."""
-
-    def hang_up() -> None:
-        with contextlib.suppress(OSError):
-            if connection.sock is not None:
-                # Of the plain socket: that of a TLS one would change the object under the reader's hands.
-                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(0.0, seconds), hang_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _look_at(response: http.client.HTTPResponse, text: bytes) -> None:
-    status = response.status
-    if status == 200:
-        return
-    said = f"{status} {response.reason}: {text[:200].decode(errors='replace')!r}"
-    if 300 <= status < 400:
-        raise RemoteError(f"redirects to {response.getheader('Location')!r}; give that address")
-    raise _NotNowError(said) if status >= 500 or status in _TRY_AGAIN else RemoteError(said)
+        answer = post(address, body, headers, timeout)
+    except (TooLongError, NotHttpError) as error:
+        raise RemoteError(str(error)) from error
+    if 300 <= answer.status < 400:
+        raise RemoteError(f"redirects to {answer.headers.get('location')!r}; give that address")
+    if answer.status != 200:
+        again = answer.status >= 500 or answer.status in _TRY_AGAIN
+        raise _NotNowError(answer.said) if again else RemoteError(answer.said)
+    return answer.body
 
 
 def _rewards(text: bytes, number: str, count: int) -> list[Any]:

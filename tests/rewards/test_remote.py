@@ -18,7 +18,8 @@ from gro.rewards import remote as remote_module
 from gro.rewards.batch import Trouble
 from gro.rewards.loading import load
 from gro.rewards.pool import Pool
-from gro.rewards.remote import MOST_ANSWER, RemoteError, remote
+from gro.rewards.exchange import MOST_ANSWER
+from gro.rewards.remote import RemoteError, remote
 
 ASKED: Counter[str] = Counter()
 """Questions by path."""
@@ -63,6 +64,11 @@ class Server(BaseHTTPRequestHandler):
             time.sleep(30)
         elif self.path == "/drip":  # each byte in time, the whole never
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(1000):
+                self.wfile.write(b" ")
+                time.sleep(0.05)
+        elif self.path == "/drip-last":  # the connection is let go of before the body comes
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n")
             for _ in range(1000):
                 self.wfile.write(b" ")
                 time.sleep(0.05)
@@ -171,7 +177,7 @@ def test_a_faulty_answer_fails_the_completions_and_says_why(address: str, path: 
         assert str(error).startswith(address + path)
 
 
-@pytest.mark.parametrize("path", ["/silent", "/drip", "/drip-header"])
+@pytest.mark.parametrize("path", ["/silent", "/drip", "/drip-last", "/drip-header"])
 def test_an_answer_that_does_not_end_is_left_at_the_limit(address: str, path: str) -> None:
     began = time.monotonic()
     (error,) = ask(address + path, ["a"], timeout=0.3)
