@@ -224,6 +224,18 @@ def test_policy_gradients(name):
         assert found == pytest.approx(gradient, abs=DIGITS)
 
 
+@pytest.mark.parametrize(
+    ("kl", "factor"),
+    [(0.02, 2), (0.006, 0.5), (0.012, 1), (0.01501, 2), (0.01499, 1), (0.00667, 1), (0.00666, 0.5)],
+)
+def test_ppos_penalty_adapts(kl, factor):
+    """Target .01: doubled above .015, halved below .00667; only the penalty, from where it stands."""
+    algorithm = build("ppo_penalty")
+    assert algorithm.adapted(None, kl) == (1.0, factor)
+    assert algorithm.adapted((1.0, 0.25), kl) == (1.0, 0.25 * factor)
+    assert build("ppo_penalty", adaptive=False).adapted(None, kl) == (1.0, 1.0)
+
+
 def test_gspo_per_token_has_the_papers_gradient():
     """Eq. 13 literally: s_i,t = sg[s_i]·π/sg[π], the tokens' mean of min(s A, clip(s) A)."""
     algorithm = build("gspo", clip=0.1, clip_high=0.1, per_token=True)
