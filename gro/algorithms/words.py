@@ -116,7 +116,7 @@ def _kl(algorithm: Algorithm) -> list[str]:
                 )
             case Stay(beta=beta):
                 found.append(f"KL(old‖θ) in the loss, β = {beta:g}")
-            case One() if term.anchor.base == "ref" and term.scale < 0:
+            case One() if isinstance(term, Term) and term.anchor.base == "ref" and term.scale < 0:
                 found.append(f"the log-ratio to the reference in the loss, on its own samples, β = {-term.scale:g}")
             case _:
                 pass
