@@ -21,7 +21,7 @@ from gro.evaluation.overopt_settings import OveroptSettings
 from gro.jobs.overopt_show import show_study
 from gro.jobs.pressure import LEARNING, Judged, Setting, learn, pick_best, plain
 from gro.jobs.proxies import Unit, fit_proxy, labelled
-from gro.jobs.running import LOGGING, begin, note_data, shown
+from gro.jobs.running import begin, note_data, run_of, shown
 from gro.preflight import check_data, held_out_rows, say, try_rewards
 from gro.runs import files
 from gro.runs.progress import Progress, progress
@@ -40,12 +40,8 @@ def run_overopt(config: Config, *, console: Console | None = None) -> Path:
     """The whole study by a recipe; returns the run directory."""
     settings = _checked(config)
     console = console or patient_console()
-    with Run.open(config.run, config.resolved(), may_differ=LOGGING) as run:
-        try:
-            _study(config, settings, run, console)
-        except KeyboardInterrupt:
-            say(console, f"interrupted: {shown(run.path)} is not finished; the same command begins it anew")
-            raise
+    with run_of(config, console) as run:
+        _study(config, settings, run, console)
     return run.path
 
 

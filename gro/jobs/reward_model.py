@@ -20,7 +20,7 @@ from gro.errors import GroError
 from gro.evaluation import bag_of_words, judged_picture
 from gro.evaluation.estimates import Estimate
 from gro.evaluation.judged import JudgedPair, calibration, judge, measure, wins
-from gro.jobs.running import LOGGING, begin, check_room, note_data, shown, tell_results
+from gro.jobs.running import LOGGING, begin, check_room, note_data, run_of, shown, tell_results
 from gro.jobs.show import interval
 from gro.objective import Algorithm
 from gro.policy.averaging import average
@@ -47,12 +47,8 @@ PROBE, MEMBERS = "probe", "members"
 def run_reward_model(config: Config, *, console: Console | None = None) -> Path:
     """Trains a reward model by a recipe; returns the run directory, in which it is exported."""
     console = console or patient_console()
-    with Run.open(config.run, config.resolved(), may_differ=LOGGING) as run:
-        try:
-            _train(config, run, console)
-        except KeyboardInterrupt:
-            say(console, f"interrupted: {shown(run.path)} is not finished; the same command begins it anew")
-            raise
+    with run_of(config, console) as run:
+        _train(config, run, console)
     tell_results(run, console)
     return run.path
 

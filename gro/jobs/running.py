@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -21,6 +23,17 @@ _REST = 64 * 2**20
 
 LOGGING = ("run", "training.save_every", "training.record_groups", "training.kl_every", "slots", "eval")
 """Keys that do not change results, and may differ when a run is continued."""
+
+
+@contextmanager
+def run_of(config: Config, console: Console) -> Iterator[Run]:
+    """The recipe's run directory while it is this process's; says what becomes of it where Ctrl-C ends the job."""
+    with Run.open(config.run, config.resolved(), may_differ=LOGGING) as run:
+        try:
+            yield run
+        except KeyboardInterrupt:
+            say(console, f"interrupted: {shown(run.path)} is not finished; the same command begins it anew")
+            raise
 
 
 def begin(run: Run, console: Console) -> None:

@@ -28,7 +28,7 @@ from gro.config import Config
 from gro.engines.local import LocalEngine
 from gro.jobs.evaluate import Sample, held_out_of, samples_of
 from gro.jobs.reward_model import run_reward_model
-from gro.jobs.running import LOGGING, begin, check_room, note_data, shown, tell_results
+from gro.jobs.running import begin, check_room, note_data, run_of, tell_results
 from gro.preflight import check_data, held_out_rows, say, try_rewards
 from gro.rewards import Rewards
 from gro.runs import files
@@ -46,12 +46,8 @@ def run_training(config: Config, *, console: Console | None = None) -> Path:
     if build_algorithm(config).scores:
         return run_reward_model(config, console=console)
     console = console or patient_console()
-    with Run.open(config.run, config.resolved(), may_differ=LOGGING) as run:
-        try:
-            _train(config, run, console)
-        except KeyboardInterrupt:
-            say(console, f"interrupted: {shown(run.path)} is not finished; the same command begins it anew")
-            raise
+    with run_of(config, console) as run:
+        _train(config, run, console)
     tell_results(run, console)
     return run.path
 

@@ -18,8 +18,26 @@ from gro.objective.values import positive
 from gro.types import Batch
 
 
+class _Around:
+    """What is the inner credit's unless said otherwise."""
+
+    inner: Credit
+
+    @property
+    def symbol(self) -> str:
+        return self.inner.symbol
+
+    @property
+    def group_size(self) -> int:
+        return self.inner.group_size
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.inner.reads
+
+
 @dataclass(frozen=True)
-class Normalised:
+class Normalised(_Around):
     """A/c, c² the running mean of the batches' mean A² (MARWIL, Wang et al. 2018, sec. 3.2).
 
     State: the mean square, beside what the inner credit keeps.
@@ -32,14 +50,6 @@ class Normalised:
     @property
     def symbol(self) -> str:
         return f"({self.inner.symbol})/c"
-
-    @property
-    def group_size(self) -> int:
-        return self.inner.group_size
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return self.inner.reads
 
     def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
         advantage_BX, state = self.inner(batch, state)
@@ -56,7 +66,7 @@ class Normalised:
 
 
 @dataclass(frozen=True)
-class KlAfterwards:
+class KlAfterwards(_Around):
     """The inner credit of the bare reward, then −β Σ_k≥t k1 on every token: the penalty has no baseline.
 
     OpenRLHF's order for group baselines; k1 is cut off at ±`limit`.
@@ -71,12 +81,8 @@ class KlAfterwards:
         return f"{self.inner.symbol} − {self.kl:g}·Σ_k≥t(ℓ_old − ℓ_ref)"
 
     @property
-    def group_size(self) -> int:
-        return self.inner.group_size
-
-    @property
     def reads(self) -> frozenset[str]:
-        return self.inner.reads | (frozenset({"old", "ref"}) if self.kl else frozenset())
+        return super().reads | (frozenset({"old", "ref"}) if self.kl else frozenset())
 
     def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
         advantage_BX, state = self.inner(batch, state)
@@ -89,7 +95,7 @@ class KlAfterwards:
 
 
 @dataclass(frozen=True)
-class AdaptiveKl:
+class AdaptiveKl(_Around):
     """The inner credit, its β moved so that the KL to the reference comes to `target` nats per completion.
 
     β ← β(1 + clip(KL/target − 1, ±0.2)·n/horizon), n the completions of the batch (Ziegler et al. 2019, sec. 2.2).
@@ -104,18 +110,6 @@ class AdaptiveKl:
         if not getattr(self.inner, "kl", 0.0) > 0:
             raise ValueError("kl is 0; it must be above 0 where it adapts to a target: what is multiplied stays 0")
         positive(target=self.target, horizon=self.horizon)
-
-    @property
-    def symbol(self) -> str:
-        return self.inner.symbol
-
-    @property
-    def group_size(self) -> int:
-        return self.inner.group_size
-
-    @property
-    def reads(self) -> frozenset[str]:
-        return self.inner.reads
 
     def __call__(self, batch: Batch, state: State) -> tuple[Tensor, State]:
         beta = state.get("kl_coefficient", self.inner.kl)  # type: ignore[attr-defined]
