@@ -754,7 +754,7 @@ def test_ctrl_c(work: Path, processes: list[subprocess.Popen[str]]) -> None:
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()
     out, err = process.communicate(timeout=60)
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 40
     assert process.returncode == 130
     assert "is not finished; the same command begins it anew" in out
     assert err.strip() == "interrupted"

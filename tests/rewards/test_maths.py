@@ -247,7 +247,7 @@ def test_bombs_end_within_the_limit_and_hurt_nobody_else(hurried: Pool, gold: st
         # Wrong, or failed with a name; never right.
         assert guilty == 0.0 or (isinstance(guilty, Trouble) and guilty.kind in ("hung", "died", "raised")), bomb
         assert batch.lost < HURRY + 2, bomb
-        assert took < HURRY + 0.5 + 3.0, bomb  # with a new process, on a busy machine
+        assert took < HURRY + 10, bomb  # with a new process, on a busy machine
 
 
 @pytest.mark.data

@@ -182,7 +182,7 @@ def test_an_answer_that_does_not_end_is_left_at_the_limit(address: str, path: st
     began = time.monotonic()
     (error,) = ask(address + path, ["a"], timeout=0.3)
     assert "no whole answer in 0.3 s" in str(error)
-    assert 0.3 <= time.monotonic() - began < 0.3 + 2
+    assert 0.3 <= time.monotonic() - began < 0.3 + 10
 
 
 def test_what_may_pass_is_tried_again(address: str) -> None:
