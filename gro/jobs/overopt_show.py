@@ -38,7 +38,7 @@ def _curves(study: Mapping[str, Any], method: str, title: str) -> Table:
 
 def _fitted(fit: Mapping[str, Any]) -> list[str]:
     coefficients = (f"{fit[name]:.2f}\n± {fit[f'{name}_error']:.2f}" for name in ("alpha", "beta"))
-    peak = "never" if fit["peak"] is None else f"at {fit['peak']:.3g}\n± {fit['peak_error']:.2g}"
+    peak = "none" if fit["peak"] is None else f"at {fit['peak']:.3g}\n± {fit['peak_error']:.2g}"
     return [*coefficients, f"{fit['r2']:.2f}", peak]
 
 
