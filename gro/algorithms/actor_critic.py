@@ -43,6 +43,11 @@ def ppo(
 ) -> Algorithm:
     """Proximal policy optimization: a critic's advantages, the clipped ratio, a KL penalty in the reward.
 
+    When: Prompts with rewards, several updates per batch, and answers in which it matters which token earned the
+    reward: one answer per prompt is enough, since the critic is the baseline. It costs a second model, a second
+    learning rate and steps in which the critic is still wrong; with one reward at the end and cheap sampling, rloo and
+    grpo do without.
+
     clip, clip_high: the ratio may move in [1 − clip, 1 + clip_high]; clip_high defaults to clip.
     gamma, lam: of generalised advantage estimation.
     kl: strength of the KL penalty k1 in the token rewards; 0 leaves it out.
@@ -80,6 +85,10 @@ def ppo_penalty(
 ) -> Algorithm:
     """PPO with a penalty on KL(old‖θ) in the place of the clip.
 
+    When: As ppo, where the KL that a step may cost is easier to name than a range of ratios. The strength follows what
+    the last steps cost, so that the first may go too far or hardly anywhere; the paper found the clip to do better on
+    its tasks.
+
     beta: strength of the penalty at the first step.
     target: nats per token that a step should come to.
     adaptive: double the strength after a step above 1.5 times the target, halve it after one below target/1.5.
@@ -103,6 +112,10 @@ def ppo_ptx(ptx: NotNegative = 27.8, clip: Clip = 0.2, kl: NotNegative = 0.02, l
     """PPO beside the likelihood of demonstrations or pretraining text, against what alignment costs elsewhere.
 
     Any other algorithm takes `ptx` too.
+
+    When: As ppo, with demonstrations or plain text beside the prompts, where what was learnt before is lost as the
+    reward rises. The two losses have no common unit: 27.8 belongs to the paper's model and batches, and ptx has to be
+    tuned together with kl.
 
     ptx: factor on the mean log-likelihood of the demonstrations' tokens.
     clip: the ratio may move in [1 − clip, 1 + clip].
@@ -133,6 +146,10 @@ def trpo(
     value_clip: Positive | None = 0.2,
 ) -> Algorithm:
     """Trust region policy optimization: the best step among those whose mean KL(old‖θ) is at most delta.
+
+    When: Prompts with rewards, where the policy itself may move only so far in a step, whatever the loss: exact
+    studies, small models. A step takes as many extra passes as cg_steps plus the lengths tried, and there is one per
+    batch; ppo's clip is the cheap stand-in.
 
     delta: nats per token that a step may cost.  It alone sets the step's length: the policy reads none of the
         optimizer's settings.
@@ -166,6 +183,10 @@ def a_lol(
     """Advantage-leftover-lunch: offline policy gradient on completions better than the reference's own average.
 
     The critic learns V(x) on the reference's samples before the policy moves, and then stays as it is.
+
+    When: Completions with rewards of mixed quality, on file, when nothing is to be sampled. Only what is better than
+    the reference's own average is learnt from: nothing is pushed down, and all that the worse part of the file could
+    teach is thrown away. How good that average is depends on the critic's warm-up.
 
     variant: sequence, weighted by the completion's ratio to the reference; token, by each token's ratio; ref_free,
         not weighted; kl, not weighted, with a KL penalty to the reference instead.

@@ -44,6 +44,10 @@ def gro(
     baseline.  Demonstrations in the batch are imitated, and never pushed down: exp(A/β) is 1 where there is no reward.
     Give a completion of the data a reward, and it is one of the samples.
 
+    When: Prompts with rewards, demonstrations, rated files, or several of these in one batch, by one loss. Completions
+    on the two sides of the baseline stop being pushed once they are separated, where a plain policy gradient goes on; κ
+    says how sharply and has to be swept. One update per batch unless base is old.
+
     credit: softmax (G·softmax(R/β) − 1, the centred exponential), mean, zscore or leave_one_out, all of the group.
     beta: temperature of the softmax and of exponential values; scale it to the reward (1 for rewards in [0, 1]).
     value: identity, exp, expm1 or prospect of the advantage.

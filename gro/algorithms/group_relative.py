@@ -49,6 +49,10 @@ def grpo(
 ) -> Algorithm:
     """Group relative policy optimization: rewards z-scored in their group, PPO's clip, a KL term in the loss.
 
+    When: Prompts with a reward, several answers to each, and no memory for a critic. Dividing by the deviation lifts
+    prompts that are nearly always right or nearly always wrong, and the mean over a completion makes the tokens of long
+    answers count less; dr_grpo does neither. Groups of equal rewards teach nothing.
+
     clip, clip_high: the ratio may move in [1 − clip, 1 + clip_high]; clip_high defaults to clip.
     beta: strength of the KL term; 0 leaves it out, and with it the reference.
     kl: k3, the paper's, whose gradient is the *forward* KL's; k2, the reverse KL's state by state; rk3, the ratio
@@ -76,6 +80,10 @@ def dapo(
 
     Its resampling of prompts that are all right or all wrong is the source's; its overlong penalty is a reward.
 
+    When: Prompts with checkable rewards, long answers, many steps. Nothing but the clip holds the policy near where it
+    began. `resample` and the reward `overlong` belong to the paper's method; without them many groups teach nothing,
+    and answers that are cut off are noise.
+
     clip, clip_high: the ratio may move in [1 − clip, 1 + clip_high].
     tokens: group, the mean over the tokens of each group (the paper's); batch, over all tokens (the libraries').
     ddof, eps: of the standard deviation.
@@ -92,6 +100,10 @@ def dapo(
 @algorithm
 def dr_grpo(clip: Clip = 0.2, clip_high: NotNegative | None = None, length: Count | None = None) -> Algorithm:
     """GRPO done right: no division by the standard deviation or by the completion's own length, and no KL.
+
+    When: As grpo, where the length of an answer and the spread of a prompt's rewards should not change how much a token
+    counts. Steps shrink as most groups become all right or all wrong, and the learning rate depends on the most tokens
+    that an answer may have.
 
     clip, clip_high: the ratio may move in [1 − clip, 1 + clip_high]; clip_high defaults to clip.
     length: what every completion's sum is divided by; by default the most tokens that a completion may have.
@@ -119,6 +131,9 @@ def bnpo(
     The paper of that name (Xiao et al. 2025, arXiv 2506.02864) is about something else: it divides the advantage by a
     Beta density that is fitted to the prompts' success rates.  That is not offered here.
 
+    When: As grpo, to repeat a run of TRL with this loss type: all tokens of the batch count alike, so that long answers
+    weigh more than short ones. dapo with tokens batch is the same mean with a higher upper clip.
+
     clip, clip_high: the ratio may move in [1 − clip, 1 + clip_high]; clip_high defaults to clip.
     beta, kl: strength and kind of the KL term, as in grpo; 0 leaves it out.
     ddof, eps: of the standard deviation.
@@ -142,6 +157,10 @@ def gspo(
 ) -> Algorithm:
     """Group sequence policy optimization: one ratio for a completion, the geometric mean of its tokens'.
 
+    When: As grpo with several updates per batch, where the reward is of the whole answer and single tokens' ratios are
+    noisy, as in mixtures of experts. The ratio is a mean over tokens, so that its bounds are hundreds of times narrower
+    than grpo's and far more is clipped; they have to be set anew for answers of another length.
+
     clip, clip_high: the completion's ratio may move in [1 − clip, 1 + clip_high].
     per_token: GSPO-token, which weighs every token by the completion's ratio, so that tokens may have advantages of
         their own; with one advantage for a completion the gradient is the same.
@@ -163,6 +182,10 @@ def gspo(
 def cispo(cap: Positive = 5.0, tokens: Tokens = "group", ddof: Ddof = 0, eps: NotNegative = 1e-6) -> Algorithm:
     """Clipped importance sampling: REINFORCE with the ratio cut off above, so that no token loses its gradient.
 
+    When: As grpo with several updates per batch, where the clip would silence rare tokens whose probability changes
+    most. Nothing stops an update from going on past the cap: on many passes over a batch the policy goes further than
+    with grpo.
+
     cap: the largest ratio, itself and not what it exceeds 1 by; there is no smallest.
     tokens: group, the mean over the tokens of each group (the paper's); batch, over all tokens.
     ddof, eps: of the standard deviation.
@@ -180,6 +203,10 @@ def cispo(cap: Positive = 5.0, tokens: Tokens = "group", ddof: Ddof = 0, eps: No
 @algorithm
 def sapo(positive: Positive = 1.0, negative: Positive = 1.05, ddof: Ddof = 0, eps: NotNegative = 1e-6) -> Algorithm:
     """Soft adaptive policy optimization: in the place of the clip, a gate that closes smoothly as the ratio leaves 1.
+
+    When: As grpo with several updates per batch, where a clip's sudden end makes training jump. There is no range that
+    can be read off: how far the policy may go is the gate's sharpness, and in the first update of a batch it is grpo
+    without KL.
 
     positive, negative: how quickly it closes on completions better and worse than their group's mean.
     ddof, eps: of the standard deviation.

@@ -28,7 +28,11 @@ def imitating(gate: Gate) -> Term:
 
 @algorithm
 def sft() -> Algorithm:
-    """Supervised fine-tuning: the mean negative log-likelihood of the demonstrations' tokens."""
+    """Supervised fine-tuning: the mean negative log-likelihood of the demonstrations' tokens.
+
+    When: Demonstrations of what is wanted; the usual start before everything else. It learns all of them alike, good
+    and bad, and nothing of what to avoid.
+    """
     return Algorithm(
         name="sft",
         paper="https://arxiv.org/abs/2203.02155",
@@ -40,7 +44,11 @@ def sft() -> Algorithm:
 
 @algorithm
 def best_of_n() -> Algorithm:
-    """Imitation of each prompt's best completion, and of all that are equally good."""
+    """Imitation of each prompt's best completion, and of all that are equally good.
+
+    When: Prompts with rewards that only order the answers, or as a simple method to compare others with. All samples
+    but the best are thrown away, and where all are equally bad all are imitated; rft has a threshold instead.
+    """
     return Algorithm(
         name="best_of_n",
         paper="https://arxiv.org/abs/2112.09332",
@@ -53,6 +61,9 @@ def best_of_n() -> Algorithm:
 @algorithm
 def rft(threshold: float = 0.5) -> Algorithm:
     """Rejection-sampling fine-tuning: imitation of the samples that are good enough.
+
+    When: Prompts with checkable rewards and a policy that solves some of them. Nothing is pushed down, so it is hard to
+    break; prompts that are never solved teach nothing, and those that are solved often count most.
 
     threshold: samples with a reward above it are imitated; with rewards of 0 and 1, the right ones.
     """
@@ -74,6 +85,9 @@ def rest(
     """Reinforced self-training: each step samples (Grow), each pass over the samples filters harder (Improve).
 
     Demonstrations among the data, the original ones, are learnt from without a filter.
+
+    When: As rft, with graded rewards, where sampling is dear: one set of samples is learnt from several times, by ever
+    stricter filters. There must be as many epochs as thresholds, and thresholds have to fit the reward's scale.
 
     thresholds: pass e learns from samples with a reward above the e-th of these numbers, which rise; the last stays.
     inner: the loss on what the filter leaves: the name of an algorithm, or path/to/file.py:function.
@@ -113,6 +127,10 @@ def awr(
     Advantages are taken before the critic learns from the batch, where the paper fits it first; the recipe's
     critic.warmup_steps let it learn alone at the beginning.
 
+    When: Samples with rewards, new, replayed or on file: it needs no probabilities under which they were drawn. Nothing
+    is pushed down, so it moves slowly and seldom breaks. β has to fit the scale of the rewards: too small and single
+    samples decide, too large and it is plain imitation.
+
     beta: temperature; the smaller, the more only the best count.
     cap: the largest weight; null for no limit.
     baseline: critic, with TD(λ) returns; group, the mean reward of the prompt's completions.
@@ -133,6 +151,10 @@ def awr(
 @algorithm
 def marwil(beta: NotNegative = 1.0, rate: Rate = 0.01, value_coefficient: NotNegative = 1.0) -> Algorithm:
     """Monotonic advantage re-weighted imitation: of a fixed data set, with weight exp(βA/c), c the usual size of A.
+
+    When: Completions with rewards on file, of mixed quality, and nothing sampled: imitation that prefers the better
+    ones. Unlike awr's, its temperature does not depend on the rewards' scale. It stays near the data, and needs a
+    critic that fits them.
 
     beta: 0 is plain cloning of the samples, for which there is no critic.
     rate: how much a new batch counts in c², the running mean of A².
@@ -158,6 +180,10 @@ def hpt(
     sft: NotNegative = 1.0,
 ) -> Algorithm:
     """Hybrid post-training: where the policy fails a prompt, its demonstration is imitated; elsewhere Dr. GRPO's loss.
+
+    When: Prompts with checkable rewards and a demonstration for each, where the policy alone solves too few. The switch
+    is sharp and made anew for each prompt and step: with few samples it flickers, and a prompt on the border jumps
+    between two losses of different size.
 
     threshold: a prompt is failed where the mean reward of its samples is not above this.
     clip, clip_high: the ratio may move in [1 − clip, 1 + clip_high]; clip_high defaults to clip.

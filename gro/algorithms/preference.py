@@ -65,6 +65,10 @@ def dpo(
 ) -> Algorithm:
     """Direct preference optimization: each completion's anchor is the reference plus its partner's log-ratio.
 
+    When: Pairs, on file or ranked among the policy's own answers, and a reference that could have written them. Only
+    the difference counts: the likelihood of the chosen may fall as long as the rejected one's falls faster, and with
+    sure labels nothing but β and the end of training stops it; ipo has a target instead.
+
     beta: strength of the implicit KL constraint.
     label_smoothing: the assumed share of flipped labels (conservative DPO).
     robust: correct for the flipped labels without bias, in place of smoothing them (robust DPO).
@@ -86,6 +90,10 @@ def dpo(
 def ipo(beta: Positive = 0.1, unit: Length = "total") -> Algorithm:
     """Identity preference optimization: the chosen shall win by exactly 1/(2β), however sure the labels are.
 
+    When: As dpo, for labels so sure, or data passed over so often, that dpo would push without end. Pairs that are
+    ahead of the target are pulled back too. With totals the target is the same for long and short answers; average
+    makes it one per token.
+
     beta: strength of the KL constraint, the paper's τ.
     unit: total, the paper's; average, per token, as the authors' code and TRL have it.
     """
@@ -103,6 +111,10 @@ def gpo(loss: Loss = "logistic", beta: Positive = 0.1) -> Algorithm:
     """Generalized preference optimization: any convex f(βh) of the log-ratio h by which the chosen wins.
 
     How strongly it regularises is, near the reference, β·|f″(0)/f′(0)|.
+
+    When: As dpo, to compare the shapes of the loss with all else equal. Hinge and truncated_quadratic stop at their
+    margin, squared pulls back, exponential lets wrong labels count most, savage gives up pairs that are far on the
+    wrong side.
 
     loss: logistic (DPO), hinge (SLiC), squared (IPO), exponential, truncated_quadratic or savage (which is not convex).
     beta: strength of the KL constraint.
@@ -128,6 +140,9 @@ def gpo(loss: Loss = "logistic", beta: Positive = 0.1) -> Algorithm:
 def exo(beta: Positive = 0.1, label_smoothing: SomeFlipped = 1e-3) -> Algorithm:
     """Efficient exact optimization: the KL of DPO with smoothed labels, the other way round.
 
+    When: As dpo, where the policy should settle on the better answers rather than cover all that the labels allow. The
+    push depends on label_smoothing through its logarithm, so that β and it are tuned together.
+
     beta: strength of the implicit KL constraint.
     label_smoothing: the assumed share of flipped labels; the divergence from a label that is sure would be infinite.
     """
@@ -150,6 +165,9 @@ def slic(
 
     On a file of pairs this is its direct form; on pairs ranked among the policy's own samples, sample-and-rank.
 
+    When: Pairs, without a reference in memory: a margin in nats, and imitation that holds the policy. Pairs beyond the
+    margin teach nothing more. Totals are compared, so that a longer answer starts far behind a shorter one.
+
     delta: by how much the chosen must win.
     imitation: factor λ on the likelihood of what is imitated; 0 leaves it out.
     reference: chosen, the preferred completions are imitated; demonstration, those of the data set.
@@ -169,6 +187,9 @@ def slic(
 def simpo(beta: Positive = 2.0, gamma: NotNegative = 1.0) -> Algorithm:
     """Simple preference optimization: average log-likelihoods against each other, without reference, with a margin.
 
+    When: Pairs, without a reference in memory, where answers grow longer under dpo. Nothing holds the policy where it
+    began, so it wants small learning rates and few passes; β and gamma are tuned for each data set.
+
     beta: scale of the reward, which is β times the average log-likelihood.
     gamma: by how much, in units of the reward, the chosen must win.
     """
@@ -184,6 +205,9 @@ def simpo(beta: Positive = 2.0, gamma: NotNegative = 1.0) -> Algorithm:
 @algorithm
 def orpo(odds: NotNegative = 0.1) -> Algorithm:
     """Odds ratio preference optimization: imitation of the chosen, and its odds above the rejected one's; no reference.
+
+    When: Pairs and a base model: imitation and preference in one stage, without a reference. Most of the gradient is
+    imitation, so that the chosen answers have to be worth it; after sft that part is done already, and dpo is left.
 
     odds: factor λ on the odds ratio's loss; 0 leaves it out.
     """
@@ -201,6 +225,9 @@ def orpo(odds: NotNegative = 0.1) -> Algorithm:
 @algorithm
 def cpl(beta: Positive = 0.1, bias: Fraction = 0.5, gamma: Fraction = 1.0) -> Algorithm:
     """Contrastive preference learning: discounted log-likelihoods against each other, the rejected one's scaled by b.
+
+    When: Pairs, without a reference in memory, where the chosen should stay likely: with bias below 1 lowering both is
+    no way out. It comes from control, where steps are discounted; in text, gamma below 1 lets late tokens hardly count.
 
     beta: temperature of the regret, the paper's α.
     bias: b < 1 keeps the likelihood of what is in the data high; 1 is DPO without a reference.

@@ -38,6 +38,9 @@ def grpo_trl(
 
     The parameters are those of its GRPOConfig.
 
+    When: To repeat or to compare with a run of TRL: its GRPOConfig's names and defaults. For a new run grpo, dapo and
+    dr_grpo keep apart what loss_type joins. With the default beta nothing holds the policy near where it began.
+
     loss_type: dapo, and at one batch per step the same bnpo (1/N); grpo (1/(B·|y|)); dr_grpo (1/(B·L_max)); cispo,
         whose cap *is* epsilon_high; sapo.
     beta: strength of the KL term, the ratio times k3; 0 leaves it out.
@@ -72,6 +75,10 @@ def grpo_trl(
 def grpo_verl(clip: Clip = 0.2, clip_high: NotNegative = 0.2, dual: Positive = 3.0, kl: NotNegative = 0.0) -> Algorithm:
     """GRPO as verl computes it: z-score with ddof 1 and ε 1e-6, dual clip at 3, the mean over all tokens, no KL.
 
+    When: To repeat or to compare with a run of verl: its defaults with the estimator grpo. The dual clip matters only
+    where a bad answer has become much more likely within a batch. For a new run grpo and dapo say more plainly what
+    they compute.
+
     clip, clip_high: clip_ratio_low and clip_ratio_high.
     dual: clip_ratio_c: the largest ratio of a completion that is worse than expected.
     kl: kl_loss_coef where use_kl_loss is set: k3, cut off at 10.
@@ -90,6 +97,9 @@ def grpo_verl(clip: Clip = 0.2, clip_high: NotNegative = 0.2, dual: Positive = 3
 @algorithm
 def grpo_openrlhf(clip: Clip = 0.2, kl: NotNegative = 0.01) -> Algorithm:
     """GRPO as OpenRLHF's group_norm computes it: z-score with ddof 1 and ε 1e-9, then k1 in the token rewards.
+
+    When: To repeat or to compare with a run of OpenRLHF with the estimator group_norm. The KL penalty comes after the
+    baseline and is not divided by the deviation, so that kl does not mean what it does in rloo or grpo.
 
     clip: eps_clip.
     kl: algo.kl.init_coef: taken off *after* the baseline, token by token to the end, each k1 cut off at ±10.
@@ -112,6 +122,9 @@ def grpo_open_instruct(
 ) -> Algorithm:
     """GRPO as open-instruct computes it: rewards centred and not scaled, k3 in the loss, the mean over all tokens.
 
+    When: To repeat or to compare with a run of open-instruct. By default it is nearer to dr_grpo than to grpo, since
+    nothing is divided by the deviation, and beta weighs more against the smaller advantages.
+
     clip, clip_high: clip_lower and clip_higher.
     beta: of kl_estimator 2, which is k3; 0 leaves it out.
     normalization: advantage_normalization_type; standard divides by the standard deviation, with ddof 0 and ε 1e-8.
@@ -131,6 +144,9 @@ def grpo_nemo_rl(clip: Clip = 0.2, clip_high: NotNegative = 0.2, kl: NotNegative
 
     Its KL term is k3 times a ratio that is 1 but differentiated, whose gradient is that of k2.  It cuts k3 off at 10,
     which this does not.
+
+    When: To repeat or to compare with a run of NeMo-RL. A single good answer among equal ones is not divided by
+    anything, as the others do not differ, so that the sizes of advantages jump from group to group.
 
     clip, clip_high: ratio_clip_min and ratio_clip_max.
     kl: reference_policy_kl_penalty; 0 leaves it out.

@@ -34,6 +34,10 @@ def bradley_terry(
 ) -> Algorithm:
     """A reward model of pairs: the chosen completion's score is above the rejected one's, −log σ(r₊ − r₋ − m).
 
+    When: Pairs, to train a reward model for online runs. Only differences within a prompt are learnt, so that scores of
+    different prompts have no common zero unless centring is set; and it is trusted only near the answers that the pairs
+    are of.
+
     margin: by how much the chosen must win, in units of the score.
     data_margin: factor on the margins that the data give (Llama 2's).
     centring: strength of c(r₊ + r₋)², which fixes the scores' zero (Eisenstein et al. 2023).
@@ -62,7 +66,11 @@ def bradley_terry(
 
 @algorithm
 def plackett_luce() -> Algorithm:
-    """A reward model of rankings: each completion is the best of those ranked no higher, with softmax probability."""
+    """A reward model of rankings: each completion is the best of those ranked no higher, with softmax probability.
+
+    When: Several completions of a prompt in order of quality, the whole order being sure. Mistakes far down the list
+    count as much as those at the top; where only some comparisons can be trusted, all_pairs.
+    """
     return Algorithm(
         name="plackett_luce",
         paper="https://doi.org/10.2307/2346567",
@@ -74,7 +82,11 @@ def plackett_luce() -> Algorithm:
 
 @algorithm
 def all_pairs() -> Algorithm:
-    """A reward model of rankings or ratings: Bradley–Terry, averaged over all pairs of a prompt that are not tied."""
+    """A reward model of rankings or ratings: Bradley–Terry, averaged over all pairs of a prompt that are not tied.
+
+    When: Several rated completions of a prompt, ties allowed. Prompts count alike, however many completions they have.
+    Of ratings only the order is used, and not by how much one is better.
+    """
     return Algorithm(
         name="all_pairs",
         paper="https://arxiv.org/abs/2203.02155",

@@ -24,6 +24,9 @@ def rebel(eta: Positive = 1.0) -> Algorithm:
 
     Two samples of equal reward are left out, where the paper would hold their log-ratios together.
 
+    When: The policy's own answers with graded rewards, in pairs: how much better the better one is counts, where dpo
+    sees only which. η has to fit the scale of the rewards, and with a squared error one wild reward moves much.
+
     eta: step size; the larger, the further the policy moves from the one that sampled.
     """
     return Algorithm(
@@ -38,6 +41,10 @@ def rebel(eta: Positive = 1.0) -> Algorithm:
 @algorithm
 def spin(beta: Positive = 0.1, base: Opponent = "old") -> Algorithm:
     """Self-play fine-tuning: demonstrations against the policy's own samples of the same prompts, by DPO's loss.
+
+    When: Demonstrations and no preferences, after sft has stopped helping: the policy's own samples stand in for the
+    rejected. It ends where samples and demonstrations cannot be told apart, and takes every sample for worse, the
+    better ones too.
 
     beta: strength of the KL constraint, the paper's λ.
     base: old, the policy at the start of the step; ref, the one that the run started from.
@@ -54,6 +61,9 @@ def spin(beta: Positive = 0.1, base: Opponent = "old") -> Algorithm:
 @algorithm
 def sppo(beta: Positive = 0.1, base: Opponent = "ref") -> Algorithm:
     """Self-play preference optimization, hard labels: winners shall come to a log-ratio of 1/(2β), losers to −1/(2β).
+
+    When: The policy's own answers ranked by a reward, round after round. Winner and loser each have a target, so that
+    the winner's likelihood is held up where dpo may let it fall. A narrow win counts like a clear one.
 
     beta: 1/η of the paper.
     base: ref, the policy that the run started from; old, the one at the start of the step.

@@ -21,6 +21,10 @@ def kto(beta: Positive = 0.1, desirable: NotNegative = 1.0, undesirable: NotNega
 
     The estimate z0 is the mean log-ratio of completions that belong to another prompt, at least 0.
 
+    When: Completions labelled good or bad, with no partner needed, also where one kind is rare (then desirable and
+    undesirable). A completion of another prompt is scored beside each, for the KL estimate. Where there are pairs, dpo
+    uses that they belong to one prompt.
+
     beta: sharpness of the value function around the anchor.
     desirable: weight λ_D of the good completions.
     undesirable: weight λ_U of the bad ones; λ_D·n_D should be 1 to 4/3 times λ_U·n_U.
@@ -47,6 +51,10 @@ def bco(beta: Positive = 0.1) -> Algorithm:
 
     Its threshold δ is half-way between the two sides' mean log-ratios in the update (in the paper, a running mean).
 
+    When: As kto, without the second scoring: the two sides' own mean is the threshold. Both kinds must be in every
+    batch. Where good and bad answers belong to different prompts it may learn to tell the prompts apart; the paper's
+    weights against that are not part of it here.
+
     beta: scale of the logit.
     """
     classified = Term(unit=total, anchor=Anchor("ref", (midpoint,)), weight=Logistic(beta), share=per_sequence)
@@ -63,7 +71,9 @@ def bco(beta: Positive = 0.1) -> Algorithm:
 def apo_zero(beta: Positive = 0.1) -> Algorithm:
     """Anchored preference optimization, zero: the chosen's likelihood rises and the rejected one's falls.
 
-    For pairs whose chosen completion is better than what the policy writes.
+    When: Pairs whose chosen completion is better than what the policy writes. Each completion has its own push, and the
+    chosen's is always up, where dpo's difference leaves it free; on answers worse than the policy's own it teaches
+    those.
 
     beta: sharpness around the reference.
     """
@@ -80,7 +90,8 @@ def apo_zero(beta: Positive = 0.1) -> Algorithm:
 def apo_down(beta: Positive = 0.1) -> Algorithm:
     """Anchored preference optimization, down: both likelihoods fall, the rejected one's faster.
 
-    For pairs whose chosen completion is worse than what the policy writes.
+    When: Pairs whose chosen completion is worse than what the policy writes, as from a weaker model. Both likelihoods
+    fall, and what takes their place is for the policy to find: watch what it writes.
 
     beta: sharpness around the reference, and of the comparison.
     """
@@ -105,6 +116,10 @@ def apo_down(beta: Positive = 0.1) -> Algorithm:
 @algorithm
 def nca(beta: Positive = 0.1, temperature: Positive | None = None) -> Algorithm:
     """Noise contrastive alignment: completions of high reward are told from the reference's own, one by one.
+
+    When: Pairs, or with temperature any number of rated answers to a prompt, where the likelihood of good ones must not
+    fall as it may under dpo. Completions are judged against the reference and not against each other, so that it
+    separates close pairs less sharply.
 
     beta: scale of the log-ratio.
     temperature: α of the rewards' softmax over a prompt's completions, of which there may be any number; by default 0,

@@ -6,7 +6,7 @@ completions and no estimate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -39,6 +39,9 @@ WARMUP = 5
 """Steps in which a critic that then stays is fitted."""
 FILE = 4
 """Batches of pairs in the file that pairs come from."""
+RATE, UPDATES = 0.003, 24
+TRUSTED_UPDATES = 8
+"""A trust region's steps are long, and each costs a solution of linear equations."""
 
 
 def warm_policy() -> Policy:
@@ -64,15 +67,27 @@ def expected_reward(policy: Policy) -> float:
     return float((p_P + (p_PV * q_PV).sum(1)).mean() / LENGTH)
 
 
-def preference(policy: Policy, start: Policy) -> float:
-    """The mean over the file's pairs of the log-odds of the better completion against the worse."""
+def pairs_of(start: Policy) -> list[Group]:
+    """The best of each prompt's samples against the worst, as in the file that pairs come from."""
     engine = LocalEngine(start.model)
     pairs, _ = best_against_worst([group for step in range(FILE) for group in rollouts(engine, SAMPLES, step)])
+    return pairs
+
+
+def preference(policy: Policy, pairs: Sequence[Group]) -> float:
+    """The mean over the pairs of the log-odds of the better completion against the worse."""
     total_B = score(policy, pairs, 10**6).sum(1)
     return float((total_B[::2] - total_B[1::2]).mean())
 
 
-def improve(policy: Policy, algorithm: Algorithm, *, updates: int, rate: float) -> None:
+def updates_of(algorithm: Algorithm) -> int:
+    """In how many updates it is asked to improve the policy."""
+    return UPDATES if algorithm.step is None else TRUSTED_UPDATES
+
+
+def improve(
+    policy: Policy, algorithm: Algorithm, *, updates: int, rate: float, recorder: Recorder | None = None
+) -> None:
     """Trains the policy in place, by the loop of every run, on rows of the kinds that the algorithm reads.
 
     Where ratios may leave 1, each step's rows are learnt from twice; a critic that then stays is fitted first.
@@ -86,7 +101,7 @@ def improve(policy: Policy, algorithm: Algorithm, *, updates: int, rate: float) 
         algorithm,
         learners[:1] if first else learners,
         Portions(steps=first + updates // epochs, epochs=epochs, tokens_per_micro=BUDGET),
-        Silent(),
+        recorder or Silent(),
         reference=Reference(policy.snapshot()),
         critic=critic,
         warmup=Warmup(first, learners[1:]),

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from algorithms.language import expected_reward, improve, preference, warm_policy
+from algorithms.language import RATE, expected_reward, improve, pairs_of, preference, updates_of, warm_policy
 from gro.algorithms import build, names
 from gro.objective.units import score
 from gro.policy.policy import Policy
 
-RATE, UPDATES = 0.003, 24
-TRUSTED_UPDATES = 8
-"""A trust region's steps are long, and each costs a solution of linear equations."""
 REWARD, NATS = 0.15, 1.5
 """The least by which the expected reward rises from 0.36 of 1, and the log-odds of pairs from 2.9.
 
@@ -38,8 +35,9 @@ def test_the_policy_improves(name: str, start: Policy) -> None:
     """By its exact expected reward; where only pairs are learnt from, by the log-odds of the better completion."""
     policy, algorithm = start.snapshot(), build(name)
     policy.model.requires_grad_(True)
-    improve(policy, algorithm, updates=UPDATES if algorithm.step is None else TRUSTED_UPDATES, rate=RATE)
+    improve(policy, algorithm, updates=updates_of(algorithm), rate=RATE)
     if algorithm.pairs:
-        assert preference(policy, start) > preference(start, start) + NATS
+        pairs = pairs_of(start)
+        assert preference(policy, pairs) > preference(start, pairs) + NATS
     else:
         assert expected_reward(policy) > expected_reward(start) + REWARD
