@@ -99,7 +99,7 @@ def _train(config: Config, run: Run, console: Console) -> None:
         compared = _average(fitting, model, run)
         model = RewardModel.read(run.path / MODEL, dtype=config.model.dtype, device=config.model.device)
     if rows:
-        _tell(run, console, fitting.judge(model), _baseline(data, rows, start), compared)
+        _tell(run, console, fitting.judge(model), _baseline(data, settings.label_noise, rows, start), compared)
     last = config.training.steps
     run.finish(
         algorithm=algorithm.name,
@@ -213,8 +213,8 @@ def _reversed(group: Group) -> Group:
     return replace(group, completions=tuple(completions))
 
 
-def _baseline(data: Data, rows: Sequence[Group], start: Start) -> dict[str, Estimate]:
-    """Accuracy of words alone on the same pairs; empty without scikit-learn, or where there are not pairs enough."""
+def _baseline(data: Data, noise: float, rows: Sequence[Group], start: Start) -> dict[str, Estimate]:
+    """Accuracy of words alone, learnt from the same labels; empty without scikit-learn, or where there are not pairs enough."""
     if not bag_of_words.available():
         return {}
     decode = decoder(start.tokenizer)
@@ -226,7 +226,8 @@ def _baseline(data: Data, rows: Sequence[Group], start: Start) -> dict[str, Esti
             found += [(good, bad) for r, good in known for q, bad in known if r > q]
         return found
 
-    train_pairs = texts([group for dataset, _ in data.offline for group in dataset])
+    learnt = [group for dataset, _ in data.offline for group in dataset]
+    train_pairs = texts(turned_round(noise, learnt)[0] if noise else learnt)
     if len(train_pairs) < bag_of_words.FEWEST:
         return {}
     gaps = bag_of_words.bag_of_words_gaps(train_pairs, texts(rows))
