@@ -214,7 +214,7 @@ def _reversed(group: Group) -> Group:
 
 
 def _baseline(data: Data, noise: float, rows: Sequence[Group], start: Start) -> dict[str, Estimate]:
-    """Accuracy of words alone, learnt from the same labels; empty without scikit-learn, or where there are not pairs enough."""
+    """Accuracy of words alone, learnt from the same labels; empty without scikit-learn or with too few pairs."""
     if not bag_of_words.available():
         return {}
     decode = decoder(start.tokenizer)
