@@ -16,9 +16,9 @@ import pytest
 from gro.errors import GroError
 from gro.rewards import remote as remote_module
 from gro.rewards.batch import Trouble
+from gro.rewards.exchange import MOST_ANSWER
 from gro.rewards.loading import load
 from gro.rewards.pool import Pool
-from gro.rewards.exchange import MOST_ANSWER
 from gro.rewards.remote import RemoteError, remote
 
 ASKED: Counter[str] = Counter()
