@@ -244,6 +244,8 @@ def _explain(name: str, given: dict[str, Any]) -> None:
     out = console()
     page = describe(name, subject(name, given).algorithm)
     out.print(Text(page.name, style="bold"), Text(page.summary), "", sep="\n")
+    if page.when:
+        out.print(Text(page.when), "", sep="\n")
     out.print(Text("\n".join(page.formula)), "", sep="\n", soft_wrap=True)
     for what, said in page.words:
         out.print(Text(f"{what:>10}  {said}"), soft_wrap=True)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from gro.algorithms import build, names
 from gro.cli import app
 from gro.config import check_config
+from gro.contradictions import advice
 from gro.runs import RolloutRecord, Run, RunReader
 from gro.runs.plain import dump_yaml, load_yaml
 
@@ -101,6 +102,64 @@ def test_every_key_and_parameter_is_explained(generate: Any):
         text = (DOCS / name).read_text(encoding="utf-8")
         rows = [line for line in text.splitlines() if line.startswith(("| `", "| **`"))]
         assert not [row for row in rows if row.endswith("|  |")], f"{name} has a row without a meaning"
+
+
+def of_page(name: str, title: str) -> str:
+    """What stands under a title of an algorithm's page."""
+    text = (DOCS / "algorithms" / f"{name}.md").read_text(encoding="utf-8")
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0].strip()
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_algorithm_has_a_recipe_for_its_defaults(name: str):
+    (recipe,) = re.findall(r"^```yaml\n(.*?)^```$", of_page(name, "A recipe"), re.MULTILINE | re.DOTALL)
+    config = check_config(load_yaml(recipe), name, needs=())
+    meant, published = build(name), build(str(config.algorithm["name"]), **config.parameters)
+    assert (published.name, published.credit, published.terms) == (name, meant.credit, meant.terms)
+    assert (published.critic, published.step) == (meant.critic, meant.step)
+    assert list(advice(config, published)) == []
+    command = "gro reward-model" if published.scores else "gro train"
+    assert f"`{command}`" in of_page(name, "A recipe")
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_algorithm_says_when_to_use_it_and_what_to_watch(name: str):
+    said = of_page(name, "When to use it")
+    assert 2 <= len(re.findall(r"[.;:](?: |$)", said)) <= 8, said
+    assert of_page(name, "Metrics to watch").count("\n| `") >= 1
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_algorithm_of_a_policy_has_a_curve_that_rises(generate: Any):
+    curves = generate.published()
+    assert set(curves) == {name for name in names() if not build(name).scores}
+    for name, curve in curves.items():
+        assert curve.measured == (LOG_ODDS if build(name).pairs else "expected reward")
+        assert curve.values[-1] > curve.values[0] + (1.5 if build(name).pairs else 0.15), name
+
+
+LOG_ODDS = "log-odds of the better completion, nats"
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo", "dpo"])
+def test_curves_are_what_the_algorithms_do(name: str, generate: Any):
+    found, published = importlib.import_module("curves").curve(name), generate.published()[name]
+    assert found.measured == published.measured
+    assert found.values == pytest.approx(published.values, abs=0.05)
+
+
+def test_a_picture_shows_its_curve(generate: Any):
+    height = {"a": (0.25, 0.5, 1.0), "b": (0.25, 0.0, 0.125)}
+    for values in height.values():
+        picture = generate.chart.svg("x", importlib.import_module("curves").Curve("expected reward", values))
+        points = re.findall(r"([\d.]+),([\d.]+)", re.findall(r'points="(.*?)"', picture)[0])
+        lines = {float(n): float(y) for y, n in re.findall(r'y1="([\d.]+)".*?>([\d.]+)</text>', picture)}
+        read = [(lines[0.0] - float(y)) / (lines[0.0] - lines[1.0]) for _, y in points]
+        assert read == pytest.approx(values, abs=0.01)
+        assert [float(x) for x, _ in points] == pytest.approx([40, 222, 404], abs=1)
+        assert len(picture.encode()) < 6000
 
 
 # --- examples --------------------------------------------------------------------------------------------------------

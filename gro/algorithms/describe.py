@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gro.algorithms.registry import Declaration, declaration, imitates, names, parameters
+from gro.algorithms.watch import watch
 from gro.algorithms.words import in_words
 from gro.objective import Algorithm, Anchor, AnyTerm, EntropyBonus, FromLoss, Term
 from gro.objective.units import Unit
@@ -69,6 +70,8 @@ class Description:
 
     name: str
     summary: str
+    when: str
+    """For which data it is made, and its weakness; '' where its docstring has no paragraph that begins `When: `."""
     formula: tuple[str, ...]
     slots: tuple[tuple[str, str, str], ...]
     words: tuple[tuple[str, str], ...]
@@ -77,6 +80,8 @@ class Description:
     parameters: tuple[Parameter, ...]
     paper: str
     equation: str
+    watch: tuple[tuple[str, str], ...]
+    """(metric, what it shows)."""
 
     @property
     def source(self) -> str:
@@ -93,6 +98,7 @@ def describe(name: str, algorithm: Algorithm | None = None) -> Description:
     return Description(
         name=algorithm.name,
         summary=summary,
+        when=_when(declare),
         formula=formula(algorithm),
         slots=slots(algorithm),
         words=in_words(algorithm),
@@ -106,6 +112,7 @@ def describe(name: str, algorithm: Algorithm | None = None) -> Description:
         ),
         paper=algorithm.paper,
         equation=algorithm.equation,
+        watch=watch(algorithm),
     )
 
 
@@ -280,6 +287,12 @@ def _meaning(value: Any) -> str:
     if not is_dataclass(value):
         return ""
     return " ".join(inspect.cleandoc(type(value).__doc__ or "").split("\n\n")[0].split())
+
+
+def _when(declare: Declaration) -> str:
+    """The paragraph of a declaration's docstring that says when to use it."""
+    paragraphs = inspect.cleandoc(declare.__doc__ or "").split("\n\n")
+    return " ".join(next((p for p in paragraphs if p.startswith("When: ")), "").split()).removeprefix("When: ")
 
 
 def _docstring(declare: Declaration) -> tuple[str, dict[str, str]]:
