@@ -185,6 +185,56 @@ def generate(
         show_selection(out, best.selection, output)
 
 
+@app.command("compare-objectives")
+def compare_objectives(
+    model: Model,
+    data: Annotated[
+        str | None, typer.Option(help="The batch: a file of pairs, or of completions with rewards.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="The dataset type of the file.")] = "auto",
+    prompt_template: Annotated[str | None, typer.Option(help="Makes prompts of the file's columns: {question}")] = None,
+    completion_template: Annotated[str | None, typer.Option(help="Makes completions in the same way.")] = None,
+    run: Annotated[str | None, typer.Option(help="Or: the rollouts that this run has recorded.")] = None,
+    step: Annotated[int | None, typer.Option(help="Of the run; else the last step that has any.")] = None,
+    limit: Annotated[int, typer.Option(help="Most prompts.", min=1)] = 16,
+    algorithms: Annotated[
+        str | None, typer.Option(help="dpo,ipo,grpo:clip=0.3 or file.py:function; else all that can learn from it.")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="Else as the run recorded it, or the model itself.")] = None,
+    drift: Annotated[float, typer.Option(help="Nats of noise between the old policy and the model.", min=0)] = 0.0,
+    group: Annotated[int, typer.Option(help="Show the tokens of this prompt's completions.", min=0)] = 0,
+    output: Annotated[Path | None, typer.Option(help="Write everything to this JSON file.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw it into this SVG file.")] = None,
+) -> None:
+    """Compare what algorithms would do with the same batch: each token's coefficient, and their gradients' cosines."""
+    for flag, path in (("--output", output), ("--picture", picture)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise GroError(f"{flag}: the folder {path.absolute().parent} does not exist")
+    from gro.jobs import compare, compare_show
+    from gro.runs import files
+    from gro.runs.terminal import console
+
+    batch = compare.rows_of_file(data, kind, prompt_template, completion_template, limit) if data is not None else None
+    asked = compare.Asked(
+        model=model,
+        data=batch,
+        run=run,
+        step=step,
+        limit=limit,
+        algorithms=algorithms,
+        reference=reference,
+        drift=drift,
+    )
+    found = compare.compare_objectives(asked)
+    compare_show.show_comparison(console(), found, group)
+    if output is not None:
+        files.write_json(output, found.plain())
+        print(output)
+    if picture is not None:
+        files.write_text(picture, compare_show.picture(found, group))
+        print(picture)
+
+
 @app.command()
 def algorithms(
     name: Annotated[str | None, typer.Argument(help="One of the table, or path/to/file.py:function.")] = None,
