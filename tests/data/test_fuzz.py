@@ -109,8 +109,12 @@ def may_be_used(row: Any, name: str) -> bool:
         value = row.get(column)
         if column == "rewards":
             given = row.get("completions")
-            fits = isinstance(value, list) and isinstance(given, list) and len(value) == len(given)
-            fits = fits and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+            fits = (
+                isinstance(value, list)
+                and isinstance(given, list)
+                and len(value) == len(given)
+                and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
+            )
         elif column == "completions":
             fits = isinstance(value, list) and bool(value) and all(map(is_text, value))
         elif column in ("margin", "reward"):
