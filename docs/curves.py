@@ -1,7 +1,6 @@
-"""Makes docs/curves.json again, a minute's work: `python docs/curves.py`.
+"""Makes docs/curves.json again, a minute's work: `python docs/curves.py`, or of some algorithms: `… dpo ipo`.
 
-What every algorithm of a policy does on the tests' tiny language task, with its defaults and the loop of every run; and
-the pictures of it on the algorithms' pages.
+What every algorithm of a policy does on the tests' tiny language task, with its defaults and the loop of every run.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -70,7 +70,7 @@ def curve(name: str) -> Curve:
 class Watching(Recorder):
     """Measures the policy before the first step and after each, and records nothing."""
 
-    def __init__(self, measure: Any) -> None:
+    def __init__(self, measure: Callable[[], float]) -> None:
         self.measure, self.values = measure, [measure()]
 
     def step(self, step: int, result: StepResult) -> None:
@@ -89,16 +89,21 @@ def published() -> dict[str, Curve]:
     return {name: Curve(found["measured"], tuple(found["values"])) for name, found in curves.items()}
 
 
-def main() -> None:
-    """Measures every algorithm and writes the file, a line for each."""
-    lines = []
-    for name in of_policies():
-        found = curve(name)
-        print(f"{name}: {found.values[0]:g} to {found.values[-1]:g}", flush=True)
-        lines.append(f'"{name}": {json.dumps({"measured": found.measured, "values": found.values})}')
+def main(chosen: Sequence[str]) -> None:
+    """Measures the chosen algorithms, or all, and writes the file, a line for each."""
+    known = published() if chosen else {}
+    for name in chosen or of_policies():
+        known |= {name: curve(name)}
+        print(f"{name}: {known[name].values[0]:g} to {known[name].values[-1]:g}", flush=True)
+    write({name: known[name] for name in of_policies()})
+
+
+def write(curves: Mapping[str, Curve]) -> None:
+    """The file, beginning with the command that makes it."""
+    lines = (f'"{name}": {json.dumps({"measured": c.measured, "values": c.values})}' for name, c in curves.items())
     head = f'{{"made by": "{COMMAND}", "curves": {{\n'
     FILE.write_text(head + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
