@@ -98,8 +98,9 @@ def grpo_verl(clip: Clip = 0.2, clip_high: NotNegative = 0.2, dual: Positive = 3
 def grpo_openrlhf(clip: Clip = 0.2, kl: NotNegative = 0.01) -> Algorithm:
     """GRPO as OpenRLHF's group_norm computes it: z-score with ddof 1 and ε 1e-9, then k1 in the token rewards.
 
-    When: To repeat or to compare with a run of OpenRLHF with the estimator group_norm. The KL penalty comes after the
-    baseline and is not divided by the deviation, so that kl does not mean what it does in rloo or grpo.
+    When: To repeat or to compare with a run of OpenRLHF with the estimator group_norm. The KL penalty is charged to the
+    tokens after the baseline, where rloo takes it off the reward before and grpo has it in the loss: the same number is
+    another pull.
 
     clip: eps_clip.
     kl: algo.kl.init_coef: taken off *after* the baseline, token by token to the end, each k1 cut off at ±10.

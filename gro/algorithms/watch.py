@@ -28,7 +28,7 @@ def _of_scores(algorithm: Algorithm) -> Iterator[tuple[str, str]]:
     if "paired" in algorithm.roles:
         yield "rewards/accuracies", "the same on the step's pairs; far above the held-out ones, it learns them by heart"
         yield "rewards/margins", "by how much the chosen's score is ahead; it grows on after accuracy has stopped"
-    yield "loss", "starts at that of scores that are all equal"
+    yield "loss", "what equal scores would give is no better than guessing: log 2 for a pair"
 
 
 def _of_pairs(algorithm: Algorithm) -> Iterator[tuple[str, str]]:
