@@ -70,7 +70,7 @@ def _show_completion(out: Console, found: Comparison, b: int, shown: list[int]) 
     row = found.rows[b]
     reward = "" if row.reward is None else f", reward {number(row.reward)}"
     out.print(Text(f"\ncompletion {row.place[1]} of group {row.place[0]}: a {row.role}{reward}", style="bold"))
-    factors = Table("algorithm", "term", "share", "w", "v", "u", "∂φ/∂ℓ", "c of the completion")
+    factors = Table("algorithm", "term", "share", "w", "v", "u", "∂φ/∂ℓ", "Σ c")
     for i in shown:
         one = found.seen[i]
         for k, term in enumerate(one.terms, 1):

@@ -16,7 +16,7 @@ from gro.policy.policy import Policy
 from gro.training.batching import Minibatch
 from gro.training.critic import CriticUpdate, Fit
 from gro.training.descent import Descent
-from gro.training.metrics import APPROXKL, describe_clipping, observe
+from gro.training.metrics import APPROXKL, describe_clipping, length_correlation, observe
 from gro.training.prepare import blank, score
 from gro.training.processes import ALONE, Processes
 from gro.training.settings import Optimization
@@ -68,6 +68,7 @@ class Seen:
         # Of the old policy nothing is known in later passes where the algorithm does not look back.
         known = batch if algorithm.looks_back else replace(batch, old_BT=None)
         metrics |= observe(logp_BT, batch.entropy_BT, c_BT, known) | describe_clipping(logp_BT, batch, algorithm)
+        metrics |= length_correlation(logp_BT, batch, algorithm)
         return metrics | (self.fit.metrics() if self.fit is not None else {})
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gro.objective import Algorithm, Term
 from gro.objective.credit import EQUAL
+from gro.objective.units import average
 from gro.objective.weights import ClippedRatio
 from gro.types import ROLES, Batch, Group
 
@@ -57,6 +58,26 @@ def describe_clipping(logp_BT: Tensor, batch: Batch, algorithm: Algorithm) -> di
     shares = {"low": torch.cat(low).double().mean().item(), "high": torch.cat(high).double().mean().item()}
     shares["region"] = shares["low"] + shares["high"]
     return {f"clip_ratio/{name}_mean": share for name, share in shares.items()}
+
+
+def length_correlation(logp_BT: Tensor, batch: Batch, algorithm: Algorithm) -> dict[str, float]:
+    """Pearson's, over the samples, of a completion's average log-prob with its length.
+
+    Only where a term compares completions by averages without a base: longer ones then have higher averages because
+    they are more predictable, and not because they are better.
+    """
+    if not any(isinstance(t, Term) and _by_bare_averages(t) for t in algorithm.terms):
+        return {}
+    rows_B = batch.samples_B & batch.mask_BT.any(1)
+    length_B = batch.mask_BT.sum(1)[rows_B].double()
+    average_B = average(logp_BT, batch.mask_BT)[rows_B, 0].double()
+    if len(length_B) < 2 or bool((length_B == length_B[0]).all()) or bool((average_B == average_B[0]).all()):
+        return {}
+    return {"length_correlation": torch.corrcoef(torch.stack([average_B, length_B]))[0, 1].item()}
+
+
+def _by_bare_averages(term: Term) -> bool:
+    return (term.measure or term.unit) == average and term.anchor.base == "zero" and bool(term.anchor.shifts)
 
 
 def kl_to(base_BT: Tensor, logp_BT: Tensor, mask_BT: Tensor) -> float:
