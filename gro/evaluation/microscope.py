@@ -180,8 +180,9 @@ class Microscope:
     def __init__(self, policy: Policy, material: Material, reference: Policy | None = None, drift: float = 0.0) -> None:
         """reference: None takes what a run recorded, or else the policy itself.  drift: see `with_drift`; 0: none."""
         self.policy, self.reference, self.drift = policy, reference, drift
-        noisy = drift and with_drift(material, score(policy, material.groups, TOKENS_PER_MICRO), drift)
-        self.material = noisy or material
+        if drift:
+            material = with_drift(material, score(policy, material.groups, TOKENS_PER_MICRO), drift)
+        self.material = material
         self._notes: dict[str, None] = {}
 
     @property

@@ -31,7 +31,7 @@ def draw(cosines_AA: Sequence[Sequence[float]], seen: Sequence[Seen], rows: Sequ
     with mpl.rc_context(style):  # pyright: ignore[reportArgumentType]
         height = max(3.2, 0.28 * len(order) * _COMPLETIONS + 1.6)
         figure = Figure(figsize=(13, height), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.5))[0]
         axes = left.subplots()
         axes.imshow(np.array(cosines_AA)[np.ix_(order, order)], cmap="RdBu", vmin=-1, vmax=1)
         axes.set_xticks(range(len(order)), labels, rotation=90)

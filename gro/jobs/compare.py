@@ -197,7 +197,7 @@ def _material(asked: Asked, start: Start) -> tuple[Material, str]:
 
 
 def _check_vocabulary(policy: Policy, material: Material) -> None:
-    size = policy.model.get_input_embeddings().weight.shape[0]
+    size: int = policy.model.config.get_text_config().vocab_size
     highest = max(max((*g.prompt.ids, *(i for c in g.completions for i in c.ids))) for g in material.groups)
     if highest >= size:
         found = f"token {highest} of the batch is not in the model's vocabulary of {size}"
