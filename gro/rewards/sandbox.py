@@ -151,11 +151,12 @@ def _bubblewrap(packages: bool) -> list[str]:
             command += ["--symlink", os.readlink(folder), str(folder)]
         elif folder.exists():
             command += ["--ro-bind", str(folder), str(folder)]
+    # Before the interpreter, which may lie there too.
+    command += ["--size", str(SCRATCH), "--tmpfs", "/tmp", "--chdir", "/tmp", "--setenv", "HOME", "/tmp"]
     # The interpreter may lie in somebody's home: it alone is shown, at its place.
     for prefix in dict.fromkeys((os.path.realpath(sys.base_prefix), *([sys.prefix] if packages else []))):
         command += ["--ro-bind", prefix, prefix]
     command += ["--ro-bind", str(_INSIDE), "/gro/inside", "--proc", "/proc", "--dev", "/dev"]
-    command += ["--size", str(SCRATCH), "--tmpfs", "/tmp", "--chdir", "/tmp", "--setenv", "HOME", "/tmp"]
     command += ["--setenv", "OMP_NUM_THREADS", "1", "--setenv", "OPENBLAS_NUM_THREADS", "1"]
     # What bubblewrap builds these on is memory without a limit.
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--"]

@@ -39,8 +39,8 @@ def pair_batch() -> tuple[Tensor, Batch]:
     logp_BT = torch.tensor([[-1.0, -2.0, -0.5], [-1.5, -0.3, 0.0]], dtype=torch.float64)
     ref_BT = logp_BT - torch.tensor([[0.4], [0.1]], dtype=torch.float64)
     reward_B = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    advantage = {"advantage_BX": reward_B[:, None]}
-    return logp_BT, Batch(mask_BT, torch.tensor([0, 0]), reward_B, ref_BT=ref_BT, **advantage)
+    batch = Batch(mask_BT, torch.tensor([0, 0]), reward_B, ref_BT=ref_BT, advantage_BX=reward_B[:, None])
+    return logp_BT, batch
 
 
 def test_dpo_by_hand() -> None:
