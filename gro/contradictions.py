@@ -144,6 +144,11 @@ def _of_rollouts(config: Config, algorithm: Algorithm) -> Iterator[str]:
         yield f"rewards: given, but {name} reads none, and there is no eval section with answers to reward"
     if size < needed:
         yield f"group_size: {size}, but {name} compares a prompt's completions: at least {needed}"
+    if config.reward_normalise != "none" and "greedy" in algorithm.reads:
+        yield (
+            f"reward_normalise: {config.reward_normalise} compares the answers to a prompt, and {name} subtracts the "
+            "reward of a greedy one, which stands alone"
+        )
     elif algorithm.pairs and size < 2:
         yield f"group_size: {size}, but {name} learns from the best and the worst of a prompt's completions: at least 2"
     elif algorithm.roles & {"paired", "chosen"} and not algorithm.pairs and size != 2:

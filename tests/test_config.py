@@ -371,6 +371,11 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"training.refresh_reference": 10, "algorithm.beta": 0},
         "training.refresh_reference: 10, but grpo as given does not read the reference",
     ),
+    (
+        ONLINE,
+        {"algorithm": "remax", "reward_normalise": "each"},
+        "reward_normalise: each compares the answers to a prompt, and remax subtracts the reward of a greedy one",
+    ),
     (ONLINE, {"resample": {"round": 3}}, "resample.round: unknown key, did you mean 'rounds'?"),
     (OFFLINE, {"resample": {}}, "resample: given, but there are no online prompts"),
     (OFFLINE, {"replay": {"capacity": 9}}, "replay: given, but there are no online prompts"),
