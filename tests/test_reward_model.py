@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from gro.jobs.reward_model import turned_round
+from gro.assemble import start_at
+from gro.config import load_config
+from gro.jobs.reward_model import load_reward_model, turned_round
 from gro.policy.reward_model import RewardModel
 from gro.runs import RunReader
 from gro.types import Completion, Group, Prompt
@@ -57,6 +59,12 @@ def test_from_pairs_to_a_model_that_plain_transformers_reads(tmp_path: Path):
             for r in rows
         ]
     assert sum(a > b for a, b in scores) / len(scores) == found["metrics"]["accuracy"]["value"]
+    start = start_at(str(folder))
+    for autocast, checkpointing in ((None, False), ("bfloat16", True)):
+        how = [f"model.autocast={autocast or 'null'}", f"model.activation_checkpointing={str(checkpointing).lower()}"]
+        loaded = load_reward_model(load_config(path, [f"model.path={folder}", "model.create=null", *how]), start)
+        assert loaded.autocast == autocast
+        assert any(getattr(m, "gradient_checkpointing", False) for m in loaded.model.modules()) == checkpointing
     again = cli("reward-model", path, f"model={folder}", f"run={tmp_path / 'again'}", "training.steps=1")
     assert again.code == 0, again.err
     before = RunReader(tmp_path / "again").metrics()["eval_accuracy"][1][0]

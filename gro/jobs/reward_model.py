@@ -59,9 +59,16 @@ def load_reward_model(config: Config, start: Start) -> RewardModel:
     classes = start.architecture.architectures or ()
     if any(name.endswith("ForSequenceClassification") for name in classes):
         settings = config.model
-        return RewardModel.read(
-            start.path, dtype=settings.dtype, device=settings.device, allow_pickle=settings.allow_pickle
+        model = RewardModel.read(
+            start.path,
+            dtype=settings.dtype,
+            device=settings.device,
+            allow_pickle=settings.allow_pickle,
+            autocast=settings.autocast,
         )
+        if settings.activation_checkpointing:
+            model.checkpoint_activations()
+        return model
     return RewardModel.beside(load_policy(config, start.path))
 
 

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,13 @@ class RewardModel(Policy):
 
     @classmethod
     def read(
-        cls, path_or_name: str | Path, *, dtype: str = "float32", device: str = "auto", allow_pickle: bool = False
+        cls,
+        path_or_name: str | Path,
+        *,
+        dtype: str = "float32",
+        device: str = "auto",
+        allow_pickle: bool = False,
+        autocast: Literal["bfloat16"] | None = None,
     ) -> RewardModel:
         """A sequence-classification model in Hugging Face format that gives one score, with its tokenizer.
 
@@ -82,7 +89,7 @@ class RewardModel(Policy):
         model, head = score_model(folder, getattr(torch, dtype), allow_pickle)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        trunk = Policy(model.to(device), tokenizer)  # type: ignore[arg-type]
+        trunk = Policy(model.to(device), tokenizer, autocast=autocast)  # type: ignore[arg-type]
         return cls(trunk, head.to(device))
 
     @property
