@@ -85,6 +85,15 @@ def plain(value: Any, finite: bool = False) -> Any:
     raise TypeError(f"{type(value).__name__} has no plain form: {value!r}")
 
 
+def exact(number: float) -> float | str:
+    """A number as JSON keeps it to the bit; one that is not finite as text (nan, inf, -inf).  `float` reads both.
+
+    >>> exact(0.1), float(exact(math.inf))
+    (0.1, inf)
+    """
+    return float(number) if math.isfinite(number) else str(float(number))
+
+
 def encodable(text: str) -> str:
     """`text` with lone surrogates, which neither UTF-8 nor SQLite can hold, replaced by their escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

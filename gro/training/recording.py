@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 from gro.errors import GroError
 from gro.objective import Algorithm, Term
 from gro.objective.credit import EQUAL
 from gro.policy.policy import Policy
-from gro.runs import files
+from gro.runs.plain import exact
 from gro.runs.progress import Progress
 from gro.runs.records import RolloutRecord
-from gro.runs.store import CHECKPOINTS, Run
+from gro.runs.store import Run
 from gro.training.batching import Minibatch
 from gro.training.critic import CriticUpdate
 from gro.training.learner import Update
@@ -76,8 +77,6 @@ class Recorder:
             metrics.setdefault("kl", self._kl)
         self.progress.step(step, metrics)
         self._watch(step, metrics, demonstrated=self._demonstrated(result))
-        if self.portions.save_every and step % self.portions.save_every == 0 and step < self.portions.steps:
-            self._save(step)
 
     def evaluated(self, step: int, evaluate: Evaluate | None) -> None:
         """Evaluate the policy as it is after `step` steps, and record it."""
@@ -97,6 +96,26 @@ class Recorder:
         if why is not None and step < self.portions.steps:
             self._alarm(step, f"stopped early: {why}")
         return why is not None
+
+    def state(self) -> dict[str, Any]:
+        """What later records, alarms and stops depend on, in plain values; a number that is not finite is text."""
+        evaluations = {str(step): {n: exact(v) for n, v in m.items()} for step, m in self.evaluations.items()}
+        return {
+            "evaluations": evaluations,
+            "flat": self._flat,
+            "kl": None if self._kl is None else exact(self._kl),
+            "num_tokens": self._seen,
+            "stop": None if self._stop is None else self._stop.state(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        found = state["evaluations"]
+        self.evaluations = {int(step): {n: float(v) for n, v in m.items()} for step, m in found.items()}
+        self._flat, self._seen = int(state["flat"]), int(state["num_tokens"])
+        self._kl = None if state["kl"] is None else float(state["kl"])
+        if self._stop is not None and state["stop"] is not None:
+            self._stop.load(state["stop"])
 
     def _metrics(self, step: int, result: StepResult) -> dict[str, float]:
         updates, first = result.updates, result.first
@@ -220,10 +239,6 @@ class Recorder:
     def _alarm(self, step: int, message: str) -> None:
         self.run.event("warning", message, step)
         self.progress.note(f"step {step}: {message}")
-
-    def _save(self, step: int) -> None:
-        with files.new_directory(self.run.path / CHECKPOINTS / f"step-{step}") as folder:
-            self.policy.save(folder)
 
 
 def implicit_beta(algorithm: Algorithm) -> float:

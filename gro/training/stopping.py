@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
+from typing import Any
 
+from gro.runs.plain import exact
 from gro.training.settings import Stopping
 from gro.types import Group
 
@@ -114,6 +116,19 @@ class Watch:
             f"the rewards disagree {seen[-1] / seen[0] if seen[0] else math.inf:.3g} times as much as at step "
             f"{self._steps[0]} ({seen[-1]:.4g}, then {seen[0]:.4g}; the limit is {rule.threshold:g} times)"
         )
+
+    def state(self) -> dict[str, Any]:
+        """What was seen so far, in plain values."""
+        start = None
+        if self._at_start is not None:
+            start = {name: [exact(mean), exact(std)] for name, (mean, std) in self._at_start.items()}
+        return {"steps": list(self._steps), "seen": [exact(value) for value in self._seen], "at_start": start}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        start = state["at_start"]
+        self._steps, self._seen = list(state["steps"]), [float(value) for value in state["seen"]]
+        self._at_start = start and {name: (float(mean), float(std)) for name, (mean, std) in start.items()}
 
     def _note(self, step: int, value: float) -> None:
         self._steps.append(step)
