@@ -1,0 +1,5 @@
+"""`python -m gro.cli`."""
+
+from gro.cli import main
+
+main()
