@@ -3,7 +3,7 @@
 Everything in them comes from the code: the algorithms' pages and the picture of the slots from the registry, their
 curves from docs/curves.json (`python docs/curves.py` measures them), the proof from the registry and the tests' table
 of papers' losses, the reference of recipes from the settings classes and the docstrings under their fields, the rewards
-from their functions.
+from their functions, the table of faults from docs/faults.py and the tests' markers (fault_table.py writes it alone).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from itertools import groupby
 from pathlib import Path
 
 import chart
+import fault_table
 import picture
 import proof
 import reference
+from cells import markdown_table
 from curves import published
-from page import NOTE, algorithm_page, markdown_table, shown, source
+from page import NOTE, algorithm_page, shown, source
 
 from gro.algorithms import build
 from gro.algorithms.describe import describe, table
@@ -63,6 +65,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "algorithms/README.md": index,
         "proof.md": proof_page,
         "recipe-reference.md": lambda: NOTE + reference.page(),
+        "reliability.md": fault_table.page,
         "rewards.md": rewards_page,
         "images/slots.svg": picture.slots,
     }

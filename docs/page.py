@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 import examples
 import reference
+from cells import escaped, markdown_table
 from curves import REWARD, published
 
 from gro.algorithms import build, names
@@ -110,16 +110,3 @@ def recipe_line(page: Description) -> str:
 def shown(value: object) -> str:
     """A default as YAML has it."""
     return reference.shown(value)
-
-
-def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Lines of a table."""
-    head = list(head)
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return lines + [f"| {' | '.join(escaped(cell) for cell in row)} |" for row in rows]
-
-
-def escaped(cell: str) -> str:
-    """Text for a cell: no column breaks, and outside of code no HTML."""
-    parts = re.split(r"(`[^`]*`)", cell.replace("|", "\\|"))
-    return "".join(p if p.startswith("`") else p.replace("<", "\\<") for p in parts)

@@ -1,0 +1,279 @@
+"""What can go wrong, and what happens then: the rows of the table in docs/reliability.md, by their number.
+
+The tests of each row are found by their marker, `@pytest.mark.fault("D1")`; see fault_table.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to go wrong.
+
+    >>> Fault("An empty prompt.", "Refused, naming row and field.")
+    """
+
+    what: str
+    happens: str
+
+
+SECTIONS = {
+    "D": "Data",
+    "C": "Configuration",
+    "M": "Model",
+    "R": "Rewards and text that a model wrote",
+    "P": "Process and disk",
+    "N": "Numbers",
+    "X": "Several processes",
+}
+"""By the letter of a row's number, in order."""
+
+FAULTS: dict[str, Fault] = {
+    # --- data ---
+    "D1": Fault(
+        "Invalid JSON, a file cut off in its last line, a byte order mark, UTF-16, NUL bytes, half a surrogate pair.",
+        "Refused, naming file, line and column; a cut-off last line has a message of its own. A byte order mark is "
+        "passed over.",
+    ),
+    "D2": Fault(
+        "A column that is missing or misspelt.",
+        "Refused, listing the columns found and the nearest match.",
+    ),
+    "D3": Fault(
+        "null, a number or a list where text belongs; an empty prompt or answer.",
+        "Refused, naming row, field and what was found.",
+    ),
+    "D4": Fault(
+        "Unknown roles, two system turns, an assistant first, no messages, a user last.",
+        "Refused, naming row and turn.",
+    ),
+    "D5": Fault(
+        "A preference between two equal completions, a pair without a margin where margins are read.",
+        "Refused, naming the row; with `on_bad: skip` the row is left out, counted and listed.",
+    ),
+    "D6": Fault(
+        "A prompt that fills `max_length`, so that no token is trained.",
+        "Such rows are counted and named before training, with the trained tokens per row; none left: refused.",
+    ),
+    "D7": Fault(
+        "An end of sequence that is never trained: padding with the end token, several end tokens.",
+        "Every completion ends in exactly one end token and is trained on it; a tokenizer without one is refused.",
+    ),
+    "D8": Fault(
+        "Two beginning-of-sequence tokens, or none where the model expects one.",
+        "There is exactly the tokenizer's own beginning; a template that writes two is refused.",
+    ),
+    "D9": Fault(
+        "Tokens of prompt and completion together that are not those of the prompt and of the completion.",
+        "A boundary is forced there, so that training rows are rows that sampling produces; the report counts these "
+        "rows and shows the first.",
+    ),
+    "D10": Fault(
+        "A chat template that is missing, fails, or is not the one of the last stage.",
+        "Refused, naming row and template line; the template's hash is stored in the run, and another one is refused.",
+    ),
+    "D11": Fault(
+        "Names of special tokens in a user's text.",
+        "They are plain text, broken at a forced boundary, and counted.",
+    ),
+    "D12": Fault(
+        "Rows or ids twice; held-out rows that are trained on.",
+        "Counted, with the first rows; held-out rows that are in the training data are refused unless they are to be "
+        "left out.",
+    ),
+    "D13": Fault(
+        "Rows of many megabytes, JSON of 10⁵ levels, NaN and Infinity, huge integers, keys twice.",
+        "Refused in bounded time and memory, naming the row.",
+    ),
+    "D14": Fault(
+        "A data file that has changed since the run began.",
+        "Resuming is refused, naming the file and both hashes.",
+    ),
+    "D15": Fault(
+        "An archive with paths that lead outside, links, devices, or a bomb.",
+        "No archive is ever opened: refused by name, and nothing is written.",
+    ),
+    "D16": Fault(
+        "A dataset with a loading script, a pickle, an Arrow extension type.",
+        "Never executed: refused, naming it and the formats that load.",
+    ),
+    # --- configuration ---
+    "C1": Fault(
+        "Unknown keys, wrong types and ranges, NaN and infinity, YAML's `no` for text.",
+        "All errors at once, each with key, value, what is allowed and the nearest key, before torch is imported.",
+    ),
+    "C2": Fault(
+        "Settings that contradict each other: a group of one with a baseline of the group, more minibatches than "
+        "groups, the reference refreshed where none is read.",
+        "Refused, one sentence for each with the numbers.",
+    ),
+    "C3": Fault(
+        "Rewards that are all equal, or answers that are all cut off, so that nothing can be learnt.",
+        "An alarm at the first step; after several such steps the run stops, naming the cause.",
+    ),
+    "C4": Fault(
+        "A run that is resumed with other settings.",
+        "Every difference is listed; those that change results are refused.",
+    ),
+    "C5": Fault(
+        "A run directory that cannot be made or written, a disk nearly full, a finished run.",
+        "Seen before the model is loaded: refused with the bytes needed and free; a finished run says so.",
+    ),
+    # --- model ---
+    "M1": Fault(
+        "Truncated or corrupt weights, a missing shard, wrong dtypes and shapes, missing tensors, a Git LFS pointer.",
+        "Refused, naming file and tensor, what was found and what was expected.",
+    ),
+    "M2": Fault(
+        "Pickled weights, `auto_map`, attention kernels by name, code in the repository.",
+        "Never executed; the message says what would run, and how pickled weights can be allowed.",
+    ),
+    "M3": Fault(
+        "A tokenizer with more tokens than the model has embeddings; no padding token.",
+        "Refused with both sizes. Nothing is padded with a token, so none is needed.",
+    ),
+    "M4": Fault(
+        "NaN or infinity in the weights; an output layer that is all zeros or was never trained.",
+        "Refused, naming the tensor; a new head is announced.",
+    ),
+    "M5": Fault(
+        "A chat template that loops, allocates or reaches for attributes.",
+        "It runs in a sandbox with limits on time and size; the message names row and template line.",
+    ),
+    "M6": Fault(
+        "Dropout in the reference or in scoring.",
+        "Dropout is switched off in every model; the ratio of a first update is exactly 1.",
+    ),
+    # --- rewards ---
+    "R1": Fault(
+        "A reward that raises on a sample.",
+        "That sample is masked from its group and counted; prompt, completion and traceback are kept in a file; above "
+        "a share of failures the run stops.",
+    ),
+    "R2": Fault(
+        "A reward that is NaN, infinite, None, text, a truth value, a tensor, 1e30.",
+        "Refused by name; it never reaches an advantage.",
+    ),
+    "R3": Fault(
+        "Rewards of the wrong number or in another order.",
+        "Refused; a few completions are scored in two orders at the start.",
+    ),
+    "R4": Fault(
+        "A reward that hangs.",
+        "It runs in a process of its own, which is killed at the time limit; other samples are not affected.",
+    ),
+    "R5": Fault(
+        "A fork bomb, huge allocations and outputs, closed files, exits, crashes, signals.",
+        "Limits hold it; the sample fails and training goes on.",
+    ),
+    "R6": Fault(
+        "A reward that reads secrets, opens sockets, writes elsewhere.",
+        "Model-written code has no network, an empty environment and a read-only view; its result comes over a channel "
+        "that it cannot write.",
+    ),
+    "R7": Fault(
+        "A completion that is code for the grader.",
+        "Text of a model is never evaluated.",
+    ),
+    "R8": Fault(
+        "A sample that changes the grader for later ones.",
+        "Code of a model runs in fresh processes; known answers are scored again now and then.",
+    ),
+    "R9": Fault(
+        "A reward that is not deterministic.",
+        "Some samples are scored twice; a difference is said and recorded.",
+    ),
+    "R10": Fault(
+        "A reward server that is slow, fails, or answers something else.",
+        "Length and form are checked, and it is asked again a bounded number of times; then the sample fails, and is "
+        "never 0.",
+    ),
+    "R11": Fault(
+        "Answers that were cut off, taken for finished ones.",
+        "How an answer ended is carried as data, and the loss divides by the tokens that it sums over.",
+    ),
+    # --- process and disk ---
+    "P1": Fault("SIGKILL at any moment.", "The same command continues the run, to the same bits."),
+    "P2": Fault(
+        "SIGKILL while a checkpoint is written, renamed or removed.",
+        "The newest complete checkpoint is used; a partial one is removed, and said.",
+    ),
+    "P3": Fault(
+        "SIGTERM or SIGINT, once, twice, during a save.",
+        "The run saves at the next safe point, and its exit code says that it can be resumed.",
+    ),
+    "P4": Fault(
+        "A full disk or an I/O error at any write.",
+        "Older checkpoints stay whole; the message says how many bytes are needed.",
+    ),
+    "P5": Fault(
+        "Loss of power: what was not synced is gone.",
+        "Files are synced before the rename and the directory after it; every prefix can be recovered.",
+    ),
+    "P6": Fault(
+        "A bit flip or truncation in a checkpoint.",
+        "A checksum names the file; the checkpoint before it is used, loudly.",
+    ),
+    "P7": Fault(
+        "Two processes in one run directory; a lock that was left behind.",
+        "The second one stops at once, naming process, host and start; a stale lock is taken over.",
+    ),
+    "P8": Fault(
+        "Out of memory in training.",
+        "The message has the batch that did it; on disk is the last good step.",
+    ),
+    "P9": Fault(
+        "A moved run, another working directory, a home that cannot be written, no network, no terminal, a jumping "
+        "clock.",
+        "It works; paths in a run are relative.",
+    ),
+    "P10": Fault("Standard output is closed.", "Training goes on."),
+    # --- numbers ---
+    "N1": Fault(
+        "NaN or infinity in logits, loss, gradient, reward, advantage, KL or optimizer.",
+        "The run stops before the update, naming step, rows and tensor; the last good checkpoint is kept.",
+    ),
+    "N2": Fault(
+        "A result that changes with batch size, padding, packing or accumulation.",
+        "Equal up to the rounding of sums in another order.",
+    ),
+    "N3": Fault(
+        "Log-probs of sampler and trainer that differ.",
+        "The gap is recorded at each step; above a limit the run stops.",
+    ),
+    "N4": Fault(
+        "A micro-batch without loss, answers of one token, equal rewards, a group of one.",
+        "The gradient is 0 and finite; such groups are counted.",
+    ),
+    "N5": Fault(
+        "Divergence: KL or length explode, entropy collapses, the reward rises while a held-out one falls.",
+        "Alarms with names, causes and default limits.",
+    ),
+    "N6": Fault(
+        "A resumed run with another learning rate, KL factor, normaliser, baseline or data position.",
+        "All of it is in the checkpoint; the first resumed step is the uninterrupted one's.",
+    ),
+    # --- several processes ---
+    "X1": Fault(
+        "One of several processes dies, raises or hangs.",
+        "All end within 30 seconds, naming it and its error.",
+    ),
+    "X2": Fault(
+        "Processes with different settings, data, seeds or library versions.",
+        "Refused at the start, naming what differs.",
+    ),
+    "X3": Fault(
+        "Uneven batches, NaN in one process, a full disk in one.",
+        "All processes take the same decision.",
+    ),
+    "X4": Fault(
+        "Resuming with another number of processes.",
+        "Exact or refused, never roughly.",
+    ),
+    "X5": Fault(
+        "A rollout worker that dies, a rollout that never returns.",
+        "It is given out again and counted; a step is not silently short.",
+    ),
+}
