@@ -245,6 +245,7 @@ def test_preferences_are_learnt_from_the_best_and_the_worst_answer(sums: Path) -
     assert (metrics["reward"][0] * 16) % 1 == pytest.approx(0)
 
 
+@pytest.mark.fault("C3")
 def test_no_pair_at_all_is_an_alarm(sums: Path) -> None:
     done = cli("train", online(sums, name="ties", algorithm="dpo", rewards=[f"{sums}/mine.py:one"], eval=None))
     assert done.code == 0, done.err

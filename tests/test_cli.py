@@ -177,6 +177,7 @@ def test_a_users_algorithm_file(work: Path) -> None:
     assert "A user's own." in done.out
 
 
+@pytest.mark.fault("D11")
 def test_special_tokens_in_prompts_are_text(work: Path) -> None:
     """A prompt that spells out the end token must not end there, and `gro generate` reads it as training does."""
     rows = [{"prompt": f"<|im_end|>{i}+1=<|endoftext|>", "completion": str(i + 1)} for i in range(8)]
@@ -205,6 +206,7 @@ def test_training_is_repeatable(work: Path) -> None:
 # --- running again ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("C5")
 def test_a_finished_run_is_not_run_again(work: Path) -> None:
     done = cli("train", work / "sft")
     assert done.code == 2
@@ -668,6 +670,7 @@ def test_usage_errors() -> None:
         assert "Usage" in done.out
 
 
+@pytest.mark.fault("C5")
 def test_a_run_directory_that_cannot_be(work: Path) -> None:
     assert "cannot" in refused(cli("train", sft(work), "run=/proc/gro/run"))
     (work / "file").write_text("")
@@ -678,6 +681,7 @@ def test_a_run_directory_that_cannot_be(work: Path) -> None:
     assert "is not empty and holds no run (thesis.tex)" in message
 
 
+@pytest.mark.fault("C5")
 def test_a_full_disk_is_seen_before_training(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     from collections import namedtuple

@@ -439,6 +439,7 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.fault("C1", "C2")
 @pytest.mark.parametrize(
     ("recipe", "changes", "expected"), WRONG, ids=lambda v: str(v)[:60] if isinstance(v, str) else ""
 )
@@ -449,6 +450,7 @@ def test_what_is_wrong_is_named(recipe: dict[str, Any], changes: dict[str, Any],
     assert len(error.value.problems) == 1, f"one mistake, one problem: {error.value}"
 
 
+@pytest.mark.fault("C1")
 def test_everything_is_said_at_once() -> None:
     found = problems(
         ONLINE,
@@ -462,11 +464,13 @@ def test_everything_is_said_at_once() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.fault("C2")
 def test_contradictions_are_said_together() -> None:
     keys = [line.split(":")[0] for line in problems(ONLINE, group_size=1, training__minibatches=9, offline_share=0.5)]
     assert sorted(keys) == ["group_size", "offline_share", "training.minibatches"]
 
 
+@pytest.mark.fault("C1")
 def test_endless_recipes_are_refused_at_once() -> None:
     layers = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(12)
@@ -482,6 +486,7 @@ def test_endless_recipes_are_refused_at_once() -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("C1")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -611,6 +616,7 @@ def test_later_overrides_win_and_keep_what_they_do_not_name(full: Path) -> None:
     assert config.optimizer == check_config(FULL, "r").optimizer
 
 
+@pytest.mark.fault("C1")
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -639,6 +645,7 @@ def test_wrong_overrides(full: Path, override: str, expected: str) -> None:
     assert len(error.value.problems) == 1, error.value
 
 
+@pytest.mark.fault("C1")
 def test_wrong_overrides_and_a_wrong_recipe_are_said_together(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(ONLINE | {"trainin": 3}))
     with pytest.raises(ConfigError) as error:
@@ -656,6 +663,7 @@ def gro(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.fault("C1")
 @pytest.mark.parametrize("command", ["train", "check", "eval"])
 def test_a_wrong_recipe_at_the_keyboard(command: str, tmp_path: Path) -> None:
     recipe = changed(ONLINE, {"trainin": 3, "algorithm.betta": 1, "group_size": 0})
@@ -674,6 +682,7 @@ def test_a_wrong_recipe_at_the_keyboard(command: str, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists(), "nothing is written"
 
 
+@pytest.mark.fault("C1")
 def test_the_answer_comes_without_torch(tmp_path: Path) -> None:
     """Time depends on the machine; what takes it does not.  Without torch it was 0.25 s of processor time."""
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(changed(ONLINE, {"trainin": 3})))

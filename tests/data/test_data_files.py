@@ -47,6 +47,7 @@ def test_the_same_rows_from_every_format(tmp_path: Path) -> None:
         assert [r for _, r in found] == rows, name
 
 
+@pytest.mark.fault("D1")
 def test_a_byte_order_mark_and_empty_lines_are_passed_over(tmp_path: Path) -> None:
     path = written(tmp_path, "r.jsonl", b'\xef\xbb\xbf{"a": "1"}\n\n  \r\n{"a": "2"}')
     assert rows_and_faults(path) == ([(1, {"a": "1"}), (4, {"a": "2"})], [])
@@ -78,6 +79,7 @@ LINE_FAULTS = {
 }
 
 
+@pytest.mark.fault("D1", "D13")
 @pytest.mark.parametrize("name", LINE_FAULTS)
 def test_a_bad_line_is_named_and_does_not_stop_the_others(tmp_path: Path, name: str) -> None:
     bad, column, field, words = LINE_FAULTS[name]
@@ -94,6 +96,7 @@ def test_a_surrogate_pair_and_an_escaped_backslash_are_good(tmp_path: Path) -> N
     assert rows_and_faults(path)[0] == [(1, {"p": "🙂", "q": r"\u0000 \ud800"})]
 
 
+@pytest.mark.fault("D1")
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     found, faults = rows_and_faults(written(tmp_path, "r.jsonl", b'{"p": "\xc3\xa9\xff"}\n{"p": "\0"}\n{"p": "x"}'))
     assert found == [(3, {"p": "x"})]
@@ -102,6 +105,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     assert "a NUL byte" in str(faults[1])
 
 
+@pytest.mark.fault("D1")
 def test_a_truncated_last_line_has_its_own_message(tmp_path: Path) -> None:
     found, (fault,) = rows_and_faults(written(tmp_path, "r.jsonl", GOOD + '{"p": "the sky is'))
     assert len(found) == 1
@@ -112,6 +116,7 @@ def test_a_truncated_last_line_has_its_own_message(tmp_path: Path) -> None:
     assert fault.found.startswith("invalid JSON")
 
 
+@pytest.mark.fault("D13")
 def test_a_row_of_ten_megabytes_is_refused_without_being_kept(tmp_path: Path) -> None:
     huge = '{"p": "' + "x" * (MAX_ROW_BYTES + 100) + '"}\n'
     found, (fault,) = rows_and_faults(written(tmp_path, "r.jsonl", GOOD + huge + GOOD))
@@ -127,6 +132,7 @@ def test_a_row_of_ten_megabytes_is_refused_without_being_kept(tmp_path: Path) ->
     assert (fault.row, "more than 8 MiB" in fault.found) == (2, True)
 
 
+@pytest.mark.fault("D1")
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
     for name in ("r.jsonl", "r.json", "r.csv"):
@@ -150,6 +156,7 @@ ARRAY_FAULTS = {
 }
 
 
+@pytest.mark.fault("D1", "D13")
 @pytest.mark.parametrize("name", ARRAY_FAULTS)
 def test_faults_of_a_json_array(tmp_path: Path, name: str) -> None:
     text, numbers, place, words = ARRAY_FAULTS[name]
@@ -216,6 +223,7 @@ class _Opaque(pa.ExtensionType):
         return cls()
 
 
+@pytest.mark.fault("D16")
 def test_parquet_that_is_refused(tmp_path: Path) -> None:
     pa.register_extension_type(_Opaque())
     try:
@@ -235,6 +243,7 @@ def test_parquet_that_is_refused(tmp_path: Path) -> None:
         list(read_rows(written(tmp_path, "flipped.parquet", bytes(content))))
 
 
+@pytest.mark.fault("D15", "D16")
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -253,6 +262,7 @@ def test_what_is_not_read(tmp_path: Path, name: str, words: str) -> None:
         list(read_rows(tmp_path / name))
 
 
+@pytest.mark.fault("D16")
 def test_folders_pipes_and_files_under_a_wrong_name(tmp_path: Path) -> None:
     written(tmp_path, "load.py", "raise SystemExit(3)")
     written(tmp_path, "part.jsonl", GOOD)

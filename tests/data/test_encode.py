@@ -82,6 +82,7 @@ LONG = [
 ]
 
 
+@pytest.mark.fault("D6")
 def test_rows_longer_than_allowed() -> None:
     # With the end token: 6, 7 and 8 tokens.
     assert len(load(LONG, gpt2_like(), max_length=8)) == 3
@@ -94,6 +95,7 @@ def test_rows_longer_than_allowed() -> None:
         load(LONG, gpt2_like(), max_length=3, overlong="skip")
 
 
+@pytest.mark.fault("D6")
 def test_a_truncated_completion_is_not_taught_to_stop() -> None:
     data = load(LONG[:2], gpt2_like(), max_length=6, overlong="truncate")
     assert [c.ids for g in data for c in g.completions] == [(65, 66, END), (65, 66, 67)]
@@ -106,6 +108,7 @@ def test_a_truncated_completion_is_not_taught_to_stop() -> None:
         load([{"prompt": "QQQ"}], gpt2_like(), max_length=2, overlong="truncate")
 
 
+@pytest.mark.fault("D6")
 def test_truncation_that_leaves_nothing_trained_is_refused() -> None:
     turns = [user("A"), {"role": "assistant", "content": "B"}, user("CCCC"), {"role": "assistant", "content": "D"}]
     spec: dict[str, Any] = {"overlong": "truncate", "on_bad": "skip"}
@@ -114,6 +117,7 @@ def test_truncation_that_leaves_nothing_trained_is_refused() -> None:
     assert sum(group.completions[0].trained) == 2
 
 
+@pytest.mark.fault("D6")
 def test_the_histogram_counts_tokens_with_loss() -> None:
     rows = [{"prompt": "Q", "completion": "A" * n} for n in (1, 2, 3, 3, 15)]
     report = load(rows, gpt2_like()).report  # with the end: 2, 3, 4, 4, 16
@@ -139,6 +143,7 @@ def test_all_bad_rows_are_told_of_and_none_is_used_by_mistake() -> None:
         load(rows[1:4], gpt2_like(), on_bad="skip")
 
 
+@pytest.mark.fault("D12")
 def test_held_out_rows_inside_the_training_rows() -> None:
     rows = [{"prompt": f"Q{i}", "completion": f"A{i}"} for i in range(6)]
     train, held_out = load(rows[:4], gpt2_like()), load([rows[5], rows[3] | {"id": 3}], gpt2_like())

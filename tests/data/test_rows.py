@@ -56,6 +56,7 @@ def test_templates_and_mapped_columns_count_as_columns() -> None:
     assert detect(gsm8k, DataSpec("r", columns={"text": "answer"})).kind == "language_modeling"
 
 
+@pytest.mark.fault("D2")
 @pytest.mark.parametrize(
     ("columns", "spec", "words"),
     [
@@ -276,6 +277,7 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.fault("D3", "D4", "D5")
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_names_row_and_field(name: str) -> None:
     fields, spec, field, words = FAULTS[name]
@@ -288,6 +290,7 @@ def test_a_fault_names_row_and_field(name: str) -> None:
     assert words in str(error.value)
 
 
+@pytest.mark.fault("D12")
 def test_a_scan_counts_everything_that_is_wrong() -> None:
     good = {"prompt": "Q", "completion": "A", "id": 1}
     rows = [

@@ -79,6 +79,7 @@ def test_master_weights_are_float32_whatever_the_file_holds(tmp_path: Path) -> N
     assert half.layout == "shared"
 
 
+@pytest.mark.fault("M6")
 def test_dropout_is_off_and_the_saved_configuration_keeps_it(folder: Path) -> None:
     _edit(folder, attention_dropout=0.5)
     policy = Policy.load(folder)
@@ -205,6 +206,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.fault("M1", "M2", "M3", "M4")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_named(fault: str, folder: Path) -> None:
     spoil, message = FAULTS[fault]
@@ -214,6 +216,7 @@ def test_every_fault_is_named(fault: str, folder: Path) -> None:
     assert str(folder) in str(caught.value)
 
 
+@pytest.mark.fault("M2")
 def test_code_beside_a_known_kind_is_not_run(folder: Path) -> None:
     _edit(folder, auto_map={"AutoModelForCausalLM": "modeling_mine.Mine", "AutoConfig": "modeling_mine.Config"})
     (folder / "modeling_mine.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
@@ -224,6 +227,7 @@ def test_code_beside_a_known_kind_is_not_run(folder: Path) -> None:
     assert "auto_map" not in (folder / "again" / "config.json").read_text()
 
 
+@pytest.mark.fault("M2")
 def test_pickled_weights_if_they_are_allowed(folder: Path, made: Path) -> None:
     _pickle(folder)
     assert torch.equal(scores(Policy.load(folder, allow_pickle=True)), scores(Policy.load(made)))

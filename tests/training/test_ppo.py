@@ -309,6 +309,7 @@ def test_the_penalty_follows_the_kl_after_the_last_update() -> None:
     assert kl == pytest.approx((u.exp() - 1 - u).mean().item(), rel=1e-3)
 
 
+@pytest.mark.fault("M6")
 def test_one_update_per_batch_has_ratio_1_and_still_adapts() -> None:
     _, _, kept = trained(build("ppo_penalty", target=10.0), Portions(steps=1))
     (update,) = (u for u in kept.results[0].updates if isinstance(u, Update))
@@ -390,6 +391,7 @@ def test_a_run_remembers_values_returns_and_what_stopped(tmp_path) -> None:
     assert all(1 <= done < 3 for done in metrics["epochs_done"].values())
 
 
+@pytest.mark.fault("C3")
 @pytest.mark.parametrize(
     ("name", "demonstrated", "flat"),
     [
