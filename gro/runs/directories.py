@@ -55,7 +55,7 @@ def new_directory(final: Path, needed: int | None = None) -> Iterator[Path]:
         publish_directory(temporary, final)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if (refused := refusal(error)) is not None:
+        if (refused := refusal(error)) is not None and not (isinstance(error, DiskError) and needed is None):
             with explained("write", final, needed):
                 raise refused from error
         raise

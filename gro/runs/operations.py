@@ -84,6 +84,8 @@ def refusal(error: BaseException) -> OSError | None:
     """
     if isinstance(error, OSError):
         return error if error.errno in _OF_THE_DISK else None
+    if isinstance(error, DiskError) and error.errno is not None:
+        return OSError(error.errno, os.strerror(error.errno))
     if isinstance(error, Exception) and not isinstance(error, GroError):
         if found := re.search(r"os error (\d+)|\bOs \{ code: (\d+)", str(error)):
             number = int(found[1] or found[2])

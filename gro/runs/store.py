@@ -133,8 +133,7 @@ class Run:
         """
         name = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-") or "failure"
         directory = self.path / FAILURES
-        with files.explained("create", directory):
-            directory.mkdir(exist_ok=True)
+        files.make_directory(directory)
         taken = [p.stem.removeprefix(name + "-") for p in directory.glob(f"{name}-*.txt")]
         number = max((int(n) for n in taken if n.isdecimal()), default=0) + 1
         file = directory / f"{name}-{number:03}.txt" if number <= _MOST_FAILURES else None
@@ -225,8 +224,8 @@ class Run:
 
 def _create(directory: Path) -> None:
     """Make the directory, or refuse one that holds something else."""
-    with files.explained("create", directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    files.make_directory(directory)
+    with files.explained("read", directory):
         if not (directory / CONFIG).exists():
             names = sorted(p.name for p in directory.iterdir())
             foreign = [name for name in names if name not in _OURS and not name.startswith(".")]
