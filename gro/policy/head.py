@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 32 << 20
-"""Logits are made about this many bytes at a time: larger chunks leave the cache."""
+"""Logits are made about this many bytes at a time: larger chunks leave a processor's cache."""
+CUDA_CHUNK_BYTES = 256 << 20
+"""On CUDA, where no cache holds a chunk and small products leave the device idle.  Not measured yet."""
 MIN_ROWS, MAX_ROWS = 128, 1024
 """Of a chunk, whatever its bytes: every chunk passes once over the weight and its gradient, so few rows are slow."""
 KEEP_BYTES = 128 << 20
@@ -77,14 +79,15 @@ def token_logp(
     assert hidden_MH.shape[1] == weight_VH.shape[1]
     assert target_M.shape == hidden_MH.shape[:1]
     assert target_M.dtype == torch.int64
-    if torch.is_autocast_enabled(hidden_MH.device.type):
-        low = torch.get_autocast_dtype(hidden_MH.device.type)
-        hidden_MH, weight_VH = hidden_MH.to(low), weight_VH.to(low)
-    hidden_MH = hidden_MH.to(weight_VH.dtype)
+    device = hidden_MH.device
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight_VH.dtype
     inverse_M = None
     if temperature_M is not None and bool((temperature_M != 1).any()):
-        inverse_M = 1.0 / temperature_M.to(hidden_MH.device, _wide(weight_VH.dtype))
-    logp_M, entropy_M = _TokenLogp.apply(hidden_MH, weight_VH, bias_V, target_M, inverse_M, transform, entropy)  # type: ignore[misc]
+        inverse_M = 1.0 / temperature_M.to(device, _wide(dtype))
+    # The weight is lowered inside, so that its gradient is summed over the chunks in its own precision.
+    logp_M, entropy_M = _TokenLogp.apply(  # type: ignore[misc]
+        hidden_MH.to(dtype), weight_VH, bias_V, target_M, inverse_M, transform, entropy, dtype
+    )
     return logp_M, entropy_M if entropy else None
 
 
@@ -92,8 +95,21 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _chunks(tokens: int, vocabulary: int, itemsize: int) -> list[slice]:
-    rows = max(MIN_ROWS, min(MAX_ROWS, CHUNK_BYTES // (vocabulary * itemsize)))
+def most_bytes(vocabulary: int, device: torch.device, itemsize: int = 4) -> int:
+    """What a pass through the head and back holds at most besides hidden states, weights and gradients: a constant.
+
+    What is kept, and what the work on one chunk needs in its largest moment.
+    """
+    return KEEP_BYTES + 6 * _rows(vocabulary, itemsize, device) * vocabulary * itemsize
+
+
+def _rows(vocabulary: int, itemsize: int, device: torch.device) -> int:
+    wanted = CUDA_CHUNK_BYTES if device.type == "cuda" else CHUNK_BYTES
+    return max(MIN_ROWS, min(MAX_ROWS, wanted // (vocabulary * itemsize)))
+
+
+def _chunks(tokens: int, vocabulary: int, itemsize: int, device: torch.device) -> list[slice]:
+    rows = _rows(vocabulary, itemsize, device)
     return [slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows)]
 
 
@@ -117,17 +133,18 @@ class _TokenLogp(torch.autograd.Function):
         inverse_M: Tensor | None,
         transform: LogitTransform,
         entropy: bool,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
         tokens, (vocabulary, _) = hidden_MH.shape[0], weight_VH.shape
-        wide = _wide(weight_VH.dtype)
+        wide, low_VH = _wide(dtype), weight_VH.to(dtype)
         logp_M = torch.empty(tokens, dtype=wide, device=hidden_MH.device)
         lse_M = torch.empty_like(logp_M)
         entropy_M = torch.empty_like(logp_M) if entropy else logp_M.new_empty(0)
         needs_backward = any(ctx.needs_input_grad[:3])
         kept: list[Tensor | None] = []
         room = KEEP_BYTES if needs_backward else 0
-        for c in _chunks(tokens, vocabulary, wide.itemsize):
-            z_cV = _logits(hidden_MH[c], weight_VH, bias_V, transform)
+        for c in _chunks(tokens, vocabulary, wide.itemsize, hidden_MH.device):
+            z_cV = _logits(hidden_MH[c], low_VH, bias_V, transform)
             room -= z_cV.nbytes
             kept.append(z_cV if room >= 0 else None)
             if inverse_M is not None:
@@ -138,8 +155,8 @@ class _TokenLogp(torch.autograd.Function):
                 p_cV = (z_cV - lse_M[c, None]).exp_()
                 entropy_M[c] = lse_M[c] - (p_cV * z_cV).sum(-1)
         if needs_backward:
-            ctx.save_for_backward(hidden_MH, weight_VH, bias_V, target_M, inverse_M, lse_M, entropy_M, *kept)
-            ctx.transform = transform
+            ctx.save_for_backward(hidden_MH, low_VH, bias_V, target_M, inverse_M, lse_M, entropy_M, *kept)
+            ctx.transform, ctx.weight_dtype = transform, weight_VH.dtype
             ctx.set_materialize_grads(False)  # no gradient of one of the two saves its work
         if not entropy:
             ctx.mark_non_differentiable(entropy_M)
@@ -148,15 +165,15 @@ class _TokenLogp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_M: Tensor | None, push_M: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """grad_M: d/d logp; push_M: d/d entropy; None where nothing depends on it."""
-        hidden_MH, weight_VH, bias_V, target_M, inverse_M, lse_M, entropy_M, *kept = ctx.saved_tensors
+        hidden_MH, low_VH, bias_V, target_M, inverse_M, lse_M, entropy_M, *kept = ctx.saved_tensors
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden_MH) if to_hidden else None
-        grad_weight = torch.zeros_like(weight_VH) if to_weight else None
+        grad_weight = torch.zeros_like(low_VH, dtype=ctx.weight_dtype) if to_weight else None
         grad_bias = torch.zeros_like(bias_V) if to_bias else None
-        chunks = _chunks(len(target_M), len(weight_VH), lse_M.element_size())
+        chunks = _chunks(len(target_M), len(low_VH), lse_M.element_size(), hidden_MH.device)
         for c, z_cV in zip(chunks, kept, strict=True):
             if z_cV is None:
-                z_cV = _logits(hidden_MH[c], weight_VH, bias_V, ctx.transform)
+                z_cV = _logits(hidden_MH[c], low_VH, bias_V, ctx.transform)
             scaled_cV = z_cV if inverse_M is None else z_cV * inverse_M[c, None]
             logp_cV = scaled_cV - lse_M[c, None]
             # d logp / d z = (onehot − p) / temperature,  d H / d z = −p (log p + H) / temperature
@@ -175,9 +192,13 @@ class _TokenLogp(torch.autograd.Function):
             grad_cV = ctx.transform.backward(grad_cV, z_cV)
             if grad_bias is not None:
                 grad_bias += grad_cV.sum(0)
-            grad_cV = grad_cV.to(weight_VH.dtype)
+            grad_cV = grad_cV.to(low_VH.dtype)
             if grad_hidden is not None:
-                torch.mm(grad_cV, weight_VH, out=grad_hidden[c])
-            if grad_weight is not None:
+                torch.mm(grad_cV, low_VH, out=grad_hidden[c])
+            if grad_weight is None:
+                continue
+            if grad_weight.dtype == low_VH.dtype:
                 grad_weight.addmm_(grad_cV.T, hidden_MH[c])
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+            else:
+                grad_weight += grad_cV.T @ hidden_MH[c]
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None

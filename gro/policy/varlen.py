@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, pairwise
 
 import torch
@@ -20,6 +21,12 @@ from gro.policy.plans import PartsPlan, Tree
 _DTYPES = (torch.bfloat16, torch.float16)
 _MAX_HEAD = 256
 """What the kernel takes; head sizes are multiples of 8."""
+_WIDE_HEAD = 192
+"""Beyond this the kernel's backward pass does not run on every card."""
+_FIRST = (8, 0)
+"""The compute capability from which the kernel runs (Ampere)."""
+_RUN_WIDE = ((8, 0), (9, 0), (10, 0))
+"""Those whose shared memory holds the backward pass of wide heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,20 @@ class Gather:
         return cls((0, *accumulate(lengths_q)), (0, *accumulate(lengths_k)), tuple(keys))
 
 
+@cache
+def widest_head(device: torch.device) -> int:
+    """The largest head size that the kernel takes on this device, forward and backward; 0: it does not run there."""
+    if device.type != "cuda":
+        return _MAX_HEAD  # of a stand-in
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is not None or capability < _FIRST:
+        return 0
+    return _MAX_HEAD if capability in _RUN_WIDE else _WIDE_HEAD
+
+
 class VarlenPlan:
-    """One `varlen_attn` per layer; what that kernel cannot do (fp32, soft-caps, very wide heads) goes by parts."""
+    """One `varlen_attn` per layer; what that kernel cannot do (fp32, soft-caps, very wide heads, cards before Ampere)
+    goes by parts, which are plain tensor operations and run on any device."""
 
     def __init__(self, trees: Sequence[Tree], device: torch.device) -> None:
         gather = Gather.of(trees)
@@ -84,18 +103,19 @@ class VarlenPlan:
         device = value_bknd.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value_bknd.dtype
         head = query_bhnd.shape[-1]
-        same_head = head == value_bknd.shape[-1] and head % 8 == 0 and head <= _MAX_HEAD
-        if softcap is not None or dtype not in _DTYPES or not same_head:
+        fits = head == value_bknd.shape[-1] and head % 8 == 0 and head <= widest_head(query_bhnd.device)
+        if softcap is not None or dtype not in _DTYPES or not fits:
             return self._parts.attend(
                 module, query_bhnd, key_bknd, value_bknd, scaling=scaling, softcap=softcap, window=window
             )
         query_nhd, key_nkd, value_nkd = (t[0].transpose(0, 1).to(dtype) for t in (query_bhnd, key_bknd, value_bknd))
-        # A window of w positions counts the query's own: w − 1 to its left.
+        # A window of w positions counts the query's own: w − 1 to its left.  Exactly (−1, 0) is causal to the kernel,
+        # and (left, 0) a causal window.
         left = -1 if window is None or window >= self._longest_k else window - 1
         out_nhd = varlen_attn(
             query_nhd.contiguous(),
-            key_nkd[self._keys],
-            value_nkd[self._keys],
+            key_nkd[self._keys].contiguous(),
+            value_nkd[self._keys].contiguous(),
             self._starts_q,
             self._starts_k,
             self._longest_q,

@@ -14,6 +14,7 @@ from gro.policy.parts import Eager, MergedAttention, Part
 from gro.policy.plans import PartsPlan, Tree, plan_for
 from gro.policy.varlen import Gather, VarlenPlan
 from policy.oracle import upcasts_to_float64
+from policy.varlen_stub import varlen_by_documentation
 
 CPU = torch.device("cpu")
 trees = st.lists(
@@ -87,7 +88,7 @@ def test_attention_and_gradients_equal_a_softmax(kernel: str, softcap: float | N
 @pytest.mark.parametrize("window", [None, 1, 4, 9, 100])
 def test_varlen_gathers_the_right_keys(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CUDA kernel itself cannot run here; one that follows its documentation, segment by segment, stands in."""
-    monkeypatch.setattr(varlen, "varlen_attn", _varlen_by_documentation)
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_by_documentation)
     monkeypatch.setattr(varlen, "_DTYPES", (torch.float64,))
     stream = [Tree(7, (5, 1, 4)), Tree(1, (3,)), Tree(6, ())]
     truth, plan = _attend_by_softmax(stream, None, window), VarlenPlan(stream, CPU)
@@ -159,39 +160,6 @@ def _same(truth, tested, inputs: tuple[Tensor, ...]) -> None:
             torch.autograd.grad(found, inputs, push), torch.autograd.grad(expected, inputs, push), strict=True
         ):
             torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
-
-
-def _varlen_by_documentation(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    scale: float,
-    window_size: tuple[int, int],
-    enable_gqa: bool,
-) -> Tensor:
-    """(left, right) windows around the query's place, sequences aligned at their ends; −1 is without limit."""
-    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
-    assert enable_gqa == (query.shape[1] != key.shape[1])
-    outputs = []
-    left, right = window_size
-    for i in range(len(cu_seq_q) - 1):
-        q, k, v = (
-            x[cu[i] : cu[i + 1]].transpose(0, 1) for x, cu in ((query, cu_seq_q), (key, cu_seq_k), (value, cu_seq_k))
-        )
-        n, m = q.shape[1], k.shape[1]
-        assert n <= max_q
-        assert m <= max_k
-        back = (torch.arange(n)[:, None] + m - n) - torch.arange(m)
-        keep = (back >= -right) & ((back <= left) if left >= 0 else torch.tensor(True))
-        k, v = (x.repeat_interleave(q.shape[0] // k.shape[0], 0) for x in (k, v))
-        score = (scale * q @ k.transpose(-1, -2)).masked_fill(~keep, -torch.inf)
-        outputs.append((score.softmax(-1) @ v).transpose(0, 1))
-    return torch.cat(outputs)
 
 
 def test_eager_kernel_is_used_through_the_same_merge() -> None:
