@@ -200,8 +200,11 @@ def split_transcript(chosen: str, rejected: str) -> dict[str, str] | None:
     return row if row["chosen"] and row["rejected"] else None
 
 
-def build_model(folder: Path, data: Path) -> Path:
+def build_model(folder: Path, data: Path, embeddings: int | None = None) -> Path:
     """The 15.7M-parameter Qwen3 of the comparison with random weights, and a byte-level BPE of 16k made from the data.
+
+    embeddings: instead, two thin layers (hidden 64) under an embedding with so many rows, most of them for tokens that
+    no text has: a model whose memory is its output layer.
 
     Kept from run to run: both sides start from these files.  Needs gro, so it runs in gro's environment only.
     """
@@ -212,7 +215,10 @@ def build_model(folder: Path, data: Path) -> Path:
 
     texts = [text for row in read_jsonl(data / "hh_harmless.jsonl") for text in (row["chosen"], row["rejected"])]
     texts += [text for row in read_jsonl(data / "gsm8k.jsonl") for text in (row["question"], row["answer"])]
-    return create_model(CreateSpec(vocab_size=VOCABULARY), train_tokenizer(texts, VOCABULARY), folder)
+    spec = CreateSpec(vocab_size=VOCABULARY)
+    if embeddings is not None:
+        spec = CreateSpec(vocab_size=embeddings, hidden_size=64, layers=2, heads=2, kv_heads=1)
+    return create_model(spec, train_tokenizer(texts, VOCABULARY), folder)
 
 
 def pairs(data: Path, model: Path, steps: int) -> tuple[list[dict[str, Any]], dict[str, int]]:

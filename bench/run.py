@@ -63,11 +63,13 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
 """TRL configurations that `--explore` times against each other; the fastest is `BEST` in peer_trl.py."""
 
 
-def interleave(kind: str, sides: Mapping[str, Side], steps: int, threads: int) -> dict[str, Worker]:
+def interleave(
+    kind: str, sides: Mapping[str, Side], steps: int, threads: int, embeddings: int | None
+) -> dict[str, Worker]:
     """Runs all sides, a step of each in turn; returns the finished workers with what they reported."""
     data = common.data_folder()
     WORK.mkdir(parents=True, exist_ok=True)
-    model = common.build_model(WORK / "model", data)
+    model = common.build_model(WORK / ("model" if embeddings is None else f"model-{embeddings}"), data, embeddings)
     rows, counts = (
         common.pairs(data, model, steps + WARM_UP) if kind == "dpo" else common.prompts(data, steps + WARM_UP)
     )
@@ -195,16 +197,15 @@ def machine(threads: int) -> str:
     return f"{cpu}, {threads} threads, Python {platform.python_version()}, float32"
 
 
-def compare(kind: str, sides: Mapping[str, Side], steps: int, threads: int) -> bool:
+def compare(kind: str, sides: Mapping[str, Side], steps: int, threads: int, embeddings: int | None = None) -> bool:
     """Times one kind of work, prints and stores the result; returns whether the sides did equal work."""
     load = os.getloadavg()[0]
     if load > 1:
         print(f"warning: other programs are running (load {load:.1f}); seconds will be too long and uneven")
-    workers = interleave(kind, sides, steps, threads)
+    workers = interleave(kind, sides, steps, threads, embeddings)
     same_ids(workers)
-    print(
-        f"\n### {TITLES[kind]}\n\n{machine(threads)}; {steps} steps of each side in turn\n\n{summary(kind, workers)}\n"
-    )
+    title = TITLES[kind] + (f", {embeddings:,} embeddings over two thin layers" if embeddings is not None else "")
+    print(f"\n### {title}\n\n{machine(threads)}; {steps} steps of each side in turn\n\n{summary(kind, workers)}\n")
     agree, proof = True, ""
     if TRL in workers and GRO in workers:
         peer = workers[TRL]
@@ -214,6 +215,7 @@ def compare(kind: str, sides: Mapping[str, Side], steps: int, threads: int) -> b
         print(f"{what}:\n\n{proof}\n")
     result = {
         "kind": kind,
+        "embeddings": embeddings,
         "machine": machine(threads),
         "load": load,
         "agree": agree,
@@ -237,6 +239,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="counted steps of each side (dpo 10, grpo 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each side (all processors)")
     parser.add_argument("--one-batch", action="store_true", help="also TRL with a step's rows as one batch")
+    parser.add_argument("--embeddings", type=int, help="two thin layers under so many embeddings, for the memory")
     parser.add_argument("--explore", action="store_true", help="TRL's configurations against each other")
     args = parser.parse_args()
     agree = True
@@ -249,7 +252,7 @@ def main() -> None:
         if args.explore:
             sides = {name: (*PEER, options) for name, options in ALTERNATIVES[kind].items()}
         try:
-            agree &= compare(kind, sides, args.steps or {"dpo": 10, "grpo": 5}[kind], args.threads)
+            agree &= compare(kind, sides, args.steps or {"dpo": 10, "grpo": 5}[kind], args.threads, args.embeddings)
         except RuntimeError as error:  # a side could not start or ended early
             sys.exit(f"error: {error}")
     sys.exit(0 if agree else 1)
