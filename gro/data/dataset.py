@@ -73,6 +73,10 @@ class Dataset(Sequence[Group]):
         """Every row's key with the rewards of its completions as the file gives them, without making groups."""
         return ((r.key, tuple(c.label for c in r.completions)) for r in self._records)
 
+    def lengths(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Every row's tokens: of its prompt and of each completion, without making groups."""
+        return ((len(r.prompt), tuple(len(c.ids) for c in r.completions)) for r in self._records)
+
     @property
     def sha256(self) -> str:
         """Of all files together: a run that resumes with other data is refused by it."""

@@ -18,6 +18,9 @@ from gro.engines.samples import Samples
 from gro.engines.slots import SlotDecoder
 from gro.types import Completion, Prompt
 
+CACHE_GIB = 4.0
+"""Keys and values take no more than this, unless one row alone does."""
+
 
 class LocalEngine:
     """Decodes with the weights that are being trained: an update is seen at once.
@@ -32,7 +35,7 @@ class LocalEngine:
         model: PreTrainedModel,
         *,
         slots: int = 512,
-        cache_gib: float = 4.0,
+        cache_gib: float = CACHE_GIB,
         compute_dtype: torch.dtype | None = None,
     ) -> None:
         """At most `slots` rows at a time, and no more than their keys and values fit into `cache_gib`.
@@ -104,16 +107,8 @@ class LocalEngine:
     def _room(self, prompts: int, n: int, longest: int, max_new_tokens: int) -> tuple[int, int]:
         """How many rows, and prompts at a time, the cache has room for."""
         assert self._probed is not None
-        tokens = self.cache_gib * 2**30 / self._probed.bytes_per_token
-
-        def places(slots: int) -> int:
-            # Twice what full groups need: as rows end at different times, the last ones of several prompts linger.
-            return min(prompts, slots, 2 * math.ceil(slots / n))
-
-        slots = min(self.slots, prompts * n)
-        while slots > 1 and slots * max_new_tokens + places(slots) * longest > tokens:
-            slots -= 1
-        return slots, places(slots)
+        per_token = self._probed.bytes_per_token
+        return room(self.slots, prompts, n, longest, max_new_tokens, self.cache_gib * 2**30 / per_token)
 
     def update(self, version: int) -> None:
         """The engine samples from the training weights themselves: only the number changes."""
@@ -122,6 +117,19 @@ class LocalEngine:
     def close(self) -> None:
         """Drop the copy of the weights, if there is one; nothing else is held between calls."""
         self._twin = None
+
+
+def room(slots: int, prompts: int, n: int, longest: int, max_new_tokens: int, tokens: float) -> tuple[int, int]:
+    """How many rows, of at most `slots`, and prompts at a time a cache of so many tokens has room for; at least 1."""
+
+    def places(slots: int) -> int:
+        # Twice what full groups need: as rows end at different times, the last ones of several prompts linger.
+        return min(prompts, slots, 2 * math.ceil(slots / n))
+
+    slots = min(slots, prompts * n)
+    while slots > 1 and slots * max_new_tokens + places(slots) * longest > tokens:
+        slots -= 1
+    return slots, places(slots)
 
 
 def _check_positions(model: PreTrainedModel, length: int) -> None:
