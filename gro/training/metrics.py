@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
@@ -30,7 +32,7 @@ def observe(logp_BT: Tensor, entropy_BT: Tensor | None, c_BT: Tensor, batch: Bat
     if batch.ref_BT is not None and bool(samples_BT.any()):
         metrics["kl"] = kl_to(batch.ref_BT, logp_BT, samples_BT)
     if batch.sampler_BT is not None:
-        metrics |= _gap((logp_BT - batch.sampler_BT)[mask_BT & ~batch.sampler_BT.isnan()])
+        metrics |= gap(logp_BT, batch.sampler_BT, mask_BT)
     if batch.old_BT is not None and bool(samples_BT.any()):
         ratio = (logp_BT - batch.old_BT)[samples_BT].clamp(-20, 20).exp()
         metrics |= {"ratio/min": ratio.min().item(), "ratio/max": ratio.max().item()}
@@ -89,8 +91,25 @@ def kl_to(base_BT: Tensor, logp_BT: Tensor, mask_BT: Tensor) -> float:
     return (torch.expm1(-u) + u).mean().item()
 
 
-def _gap(difference: Tensor) -> dict[str, float]:
+def k1_to(base_BT: Tensor, logp_BT: Tensor, mask_BT: Tensor) -> dict[str, float]:
+    """k1, the mean log-ratio per token on the policy's own samples: an estimate of KL(policy‖base) that is right on
+    average, and below 0 only by chance.  Its standard error is that of completions, which are independent.
+
+    Σᵢ sᵢ / Σᵢ nᵢ of the completions' sums s and lengths n; empty with fewer than 2 of them.
+    """
+    rows_B = mask_BT.any(1)
+    n_B = mask_BT.sum(1)[rows_B].double()
+    if len(n_B) < 2:
+        return {}
+    s_B = (logp_BT - base_BT).masked_fill(~mask_BT, 0.0).double().sum(1)[rows_B]
+    mean = s_B.sum() / n_B.sum()
+    squares = (s_B - mean * n_B).square().sum() * len(n_B) / (len(n_B) - 1)
+    return {"kl/k1": mean.item(), "kl/k1_error": (squares.sqrt() / n_B.sum()).item()}
+
+
+def gap(logp_BT: Tensor, sampler_BT: Tensor, mask_BT: Tensor) -> dict[str, float]:
     """Trainer against sampler, per token: the same policy, so any difference is an error of one of them."""
+    difference = (logp_BT - sampler_BT)[mask_BT & ~sampler_BT.isnan()]
     if not difference.numel():
         return {}
     size = difference.abs().double()
@@ -134,6 +153,27 @@ def describe_rollouts(groups: Sequence[Group]) -> dict[str, float]:
             "completions/max_length": float(max(lengths)),
         }
     return metrics
+
+
+def describe_duplicates(groups: Sequence[Group]) -> dict[str, float]:
+    """How many pairs of sampled answers to a prompt are the same, and how many there should be.
+
+    Two independent samples are the same with probability Σ_y p(y)², whose estimate from the samples themselves is the
+    mean of their p(y): so a peaked policy or a low temperature explains its duplicates, and shared noise does not.
+    The error is that of the difference, over prompts.
+    """
+    found: list[tuple[float, float]] = []
+    for group in groups:
+        drawn = [c for c in group.completions if c.role == "sample" and c.finish != "given" and c.logp is not None]
+        if len(drawn) > 1:
+            same = sum(n * (n - 1) for n in Counter(c.ids for c in drawn).values())
+            expected = math.fsum(math.exp(min(math.fsum(c.logp or ()), 0.0)) for c in drawn) / len(drawn)
+            found.append((same / (len(drawn) * (len(drawn) - 1)), expected))
+    if len(found) < 2:
+        return {}
+    share, expected = (fmean(part) for part in zip(*found, strict=True))
+    error = stdev(s - e for s, e in found) / math.sqrt(len(found))
+    return {"duplicates/share": share, "duplicates/expected": expected, "duplicates/error": error}
 
 
 def describe_pairs(logp_BT: Tensor, batch: Batch, beta: float) -> dict[str, float]:

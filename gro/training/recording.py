@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gro.errors import GroError
 from gro.objective import Algorithm, Term
 from gro.objective.credit import EQUAL
@@ -19,10 +22,11 @@ from gro.runs.store import Run
 from gro.training.batching import Minibatch
 from gro.training.critic import CriticUpdate
 from gro.training.learner import Update
-from gro.training.metrics import describe_pairs, describe_rollouts, kl_to
+from gro.training.metrics import describe_duplicates, describe_pairs, describe_rollouts, gap, k1_to, kl_to
 from gro.training.prepare import Reference
 from gro.training.settings import Portions
-from gro.training.stopping import Watch
+from gro.training.stopping import GOLD, Watch
+from gro.training.watching import Alarms, Raised
 from gro.types import rows_of
 
 Evaluate = Callable[[], Mapping[str, float]]
@@ -46,7 +50,7 @@ class StepResult:
 
 
 class Recorder:
-    """Writes steps to the run, shows them, and raises the alarm when nothing can be learnt."""
+    """Writes steps to the run, shows them, and raises alarms."""
 
     def __init__(
         self,
@@ -56,13 +60,18 @@ class Recorder:
         algorithm: Algorithm,
         portions: Portions,
         monitor: Reference | None = None,
+        *,
+        restricted: bool = False,
     ) -> None:
-        """`monitor`: the starting policy, to measure the KL to it where the algorithm does not read it."""
+        """monitor: the starting policy, to measure the KL to it where the algorithm does not read it.  restricted:
+        samples are drawn with top_p or top_k, and so from another distribution than the one that is trained."""
         self.run, self.progress, self.policy = run, progress, policy
         self.algorithm, self.portions, self.monitor = algorithm, portions, monitor
         self.evaluations: dict[int, dict[str, float]] = {}
         self._stop = Watch(portions.stop) if portions.stop is not None else None
-        self._flat = 0
+        half = policy.autocast is not None or policy.model.dtype not in (torch.float32, torch.float64)
+        stops = {"flat_groups": portions.flat_steps}
+        self._alarms = Alarms(portions.alarms, half=half, whole=not restricted, stops=stops)
         self._kl: float | None = None
         self._seen = 0
 
@@ -76,7 +85,7 @@ class Recorder:
         if self._kl is not None:  # measured every so often; shown until the next time
             metrics.setdefault("kl", self._kl)
         self.progress.step(step, metrics)
-        self._watch(step, metrics, demonstrated=self._demonstrated(result))
+        self._alarm(step, self._alarms.step(metrics | self._flat(result, metrics)))
 
     def evaluated(self, step: int, evaluate: Evaluate | None) -> None:
         """Evaluate the policy as it is after `step` steps, and record it."""
@@ -89,12 +98,14 @@ class Recorder:
         self.run.record(step, metrics)
         shown = "  ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in metrics.items())
         self.progress.note(f"held out, after step {step}: {shown}")
+        if GOLD in metrics:
+            self._alarm(step, self._alarms.evaluated(metrics[GOLD]))
 
     def stops(self, step: int) -> bool:
         """Whether the recipe's rule ends the run after this step; then it is said why."""
         why = self._stop.reason() if self._stop is not None else None
         if why is not None and step < self.portions.steps:
-            self._alarm(step, f"stopped early: {why}")
+            self._warn(step, f"stopped early: {why}")
         return why is not None
 
     def state(self) -> dict[str, Any]:
@@ -102,7 +113,7 @@ class Recorder:
         evaluations = {str(step): {n: exact(v) for n, v in m.items()} for step, m in self.evaluations.items()}
         return {
             "evaluations": evaluations,
-            "flat": self._flat,
+            "alarms": self._alarms.state(),
             "kl": None if self._kl is None else exact(self._kl),
             "num_tokens": self._seen,
             "stop": None if self._stop is None else self._stop.state(),
@@ -112,23 +123,34 @@ class Recorder:
         """Goes on from what `state` gave."""
         found = state["evaluations"]
         self.evaluations = {int(step): {n: float(v) for n, v in m.items()} for step, m in found.items()}
-        self._flat, self._seen = int(state["flat"]), int(state["num_tokens"])
+        self._alarms.load(state["alarms"])
+        self._seen = int(state["num_tokens"])
         self._kl = None if state["kl"] is None else float(state["kl"])
         if self._stop is not None and state["stop"] is not None:
             self._stop.load(state["stop"])
+
+    def count_alarms(self) -> dict[str, int]:
+        """How often each alarm was raised; says so where any was."""
+        counts = self._alarms.counts
+        if counts:
+            said = ", ".join(f"{name} ({n} times)" if n > 1 else name for name, n in counts.items())
+            self.progress.note(f"alarms in this run: {said}")
+        return counts
 
     def _metrics(self, step: int, result: StepResult) -> dict[str, float]:
         updates, first = result.updates, result.first
         names = {name for update in updates for name in update.metrics}
         metrics = {n: fmean(u.metrics[n] for u in updates if n in u.metrics) for n in sorted(names)}
-        if first is not None:  # which alone saw the weights that sampled
-            metrics |= {name: value for name, value in first.metrics.items() if name.startswith("sampling/")}
         groups = result.minibatch.groups
-        metrics |= {**describe_rollouts(groups), **result.observed, **self._early_stop(result)}
+        metrics |= describe_rollouts(groups) | describe_duplicates(groups)
+        metrics |= {**result.observed, **self._early_stop(result)}
+        if first is not None:
+            metrics = {name: value for name, value in metrics.items() if not name.startswith("sampling/")}
+            metrics |= self._on_policy(step, result, first)
         if first is not None and "paired" in self.algorithm.roles:
             metrics |= describe_pairs(first.logp_BT, first.batch, implicit_beta(self.algorithm))
         if first is not None and self._due(step) and self.monitor is not None:
-            metrics |= self._kl_to_start(first)
+            metrics |= self._kl_to_start(step, first)
         tokens = sum(len(g.prompt.ids) + sum(len(c.ids) for c in g.completions) for g in groups)
         self._seen += tokens
         return metrics | {
@@ -149,7 +171,19 @@ class Recorder:
         parts = min(self.portions.minibatches, len(result.minibatch.groups))
         return {"stopped_early": float(any(moved)), "epochs_done": moved.count(False) / parts}
 
-    def _kl_to_start(self, update: Update) -> dict[str, float]:
+    def _on_policy(self, step: int, result: StepResult, first: Update) -> dict[str, float]:
+        """What only the first update shows, which alone saw the weights that sampled."""
+        metrics: dict[str, float] = {}
+        if result.minibatch.batch.old_BT is not None and "ratio/max" in first.metrics:
+            metrics["ratio/first"] = max(first.metrics["ratio/max"] - 1, 1 - first.metrics["ratio/min"])
+        fresh_BT = _fresh(step, first)
+        if first.batch.sampler_BT is not None:
+            metrics |= gap(first.logp_BT, first.batch.sampler_BT, fresh_BT)
+        if first.batch.ref_BT is not None:
+            metrics |= k1_to(first.batch.ref_BT, first.logp_BT, fresh_BT)
+        return metrics
+
+    def _kl_to_start(self, step: int, update: Update) -> dict[str, float]:
         """KL to the starting policy on this step's samples, at the weights that drew them."""
         assert self.monitor is not None
         samples_BT = update.batch.mask_BT & update.batch.samples_B[:, None]
@@ -157,7 +191,7 @@ class Recorder:
             return {}
         start_BT = self.monitor.score(update.groups, self.portions.tokens_per_micro)
         self._kl = kl_to(start_BT, update.logp_BT, samples_BT)
-        return {"kl": self._kl}
+        return {"kl": self._kl} | k1_to(start_BT, update.logp_BT, _fresh(step, update))
 
     def _rollouts(self, result: StepResult) -> list[RolloutRecord]:
         """Some groups of the step's first update, with what it computed of them."""
@@ -215,29 +249,28 @@ class Recorder:
         roles = {c.role for group in result.minibatch.groups for c in group.completions}
         return "targets" in self.algorithm.roles and "target" in roles
 
-    def _watch(self, step: int, metrics: Mapping[str, float], *, demonstrated: bool) -> None:
-        """Nothing can be learnt from groups whose completions all have the same reward, unless they are compared with
-        those of other prompts, or there are demonstrations to learn from."""
+    def _flat(self, result: StepResult, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The share of groups without variance, where nothing can be learnt from such: not where completions are
+        compared with those of other prompts, or where there are demonstrations to learn from."""
+        if metrics.get("pairs") == 0.0 and not self._demonstrated(result):
+            return {"flat": 1.0}
+        if self._demonstrated(result) or "frac_reward_zero_std" not in metrics:
+            return {"flat": 0.0}
         alike = self.algorithm.compares or metrics.get("reward_std", 0.0) <= EQUAL
-        flat = (metrics.get("frac_reward_zero_std") == 1.0 and alike) or metrics.get("pairs") == 0.0
-        flat = flat and not demonstrated
-        self._flat = self._flat + 1 if flat else 0
-        cut = metrics.get("completions/clipped_ratio", 0.0)
-        cause = (
-            f"{cut:.0%} of the completions were cut off: raise sampling.max_new_tokens"
-            if cut > 0.9
-            else f"every completion of a prompt gets the same reward (mean {metrics.get('reward', math.nan):.3g}): "
-            "check the reward on samples, or start from a model that solves some of the task"
-        )
-        if self._flat == 1:
-            self._alarm(step, f"no group has any variance in its rewards, so there is nothing to learn: {cause}")
-        if self._flat >= self.portions.flat_steps:
-            raise GroError(f"stopped at step {step}: no reward varied within a group for {self._flat} steps; {cause}")
-        if (failed := metrics.get("rewards/failed", 0.0)) and step == 1:
-            self._alarm(step, f"the reward failed on {failed:.0f} completions; see failures/ in the run")
+        return {"flat": metrics["frac_reward_zero_std"] if alike else 0.0}
 
-    def _alarm(self, step: int, message: str) -> None:
-        self.run.event("warning", message, step)
+    def _alarm(self, step: int, raised: Sequence[Raised]) -> None:
+        """Says which alarms are raised; GroError where one ends the run."""
+        for one in raised:
+            if one.new:
+                self._warn(step, one.message, alarm=one.alarm.name, value=exact(one.value), limit=exact(one.limit))
+        last = next((one for one in raised if one.ends), None)
+        if last is not None:
+            others = "".join(f"\nAlso {one.message}" for one in raised if one is not last)
+            raise GroError(f"stopped at step {step}, the {_nth(last.steps)} such step in a row: {last.message}{others}")
+
+    def _warn(self, step: int, message: str, **data: Any) -> None:
+        self.run.event("warning", message, step, **data)
         self.progress.note(f"step {step}: {message}")
 
 
@@ -245,3 +278,21 @@ def implicit_beta(algorithm: Algorithm) -> float:
     """What an implicit reward, a log-ratio to the reference, is multiplied by: the preference weight's β, or 1."""
     weights = (t.weight for t in algorithm.terms if isinstance(t, Term) and t.rows == "paired")
     return next((beta for w in weights if (beta := getattr(w, "beta", None)) is not None), 1.0)
+
+
+def _fresh(step: int, update: Update) -> Tensor:
+    """bool [B, T]: trained tokens that were sampled from the weights of this update, and not replayed or read."""
+    weights = step - 1
+    fresh = [c.role == "sample" and c.finish != "given" and c.version == weights for _, _, c in rows_of(update.groups)]
+    return update.batch.mask_BT & torch.tensor(fresh, device=update.batch.mask_BT.device)[:, None]
+
+
+def _nth(number: int) -> str:
+    """
+    >>> _nth(1), _nth(25)
+    ('first', '25th')
+    """
+    if number <= 3:
+        return ("first", "second", "third")[number - 1]
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ending}"

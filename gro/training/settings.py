@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from gro.schema import CHECKED, Count, Index, NotNegative, Positive
+from gro.training.alarm_limits import AlarmLimits
 
 Schedule = Literal["constant", "linear", "cosine"]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -115,6 +116,8 @@ class Portions:
     """Groups of each step kept in the run with their per-token quantities."""
     flat_steps: Count = 25
     """Training stops when no group had any variance in its rewards for so many steps."""
+    alarms: AlarmLimits = field(default_factory=AlarmLimits)
+    """At which values alarms are raised."""
     stop: Stopping | None = None
     """A rule by which training ends earlier; None: it goes on to the last step."""
 

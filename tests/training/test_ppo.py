@@ -420,6 +420,6 @@ def test_prompts_that_differ_teach_where_they_are_compared(tmp_path, name: str, 
     with Run.open(tmp_path / "run", {}) as run:
         recorder = Recorder(run, Progress(1), policy, algorithm, Portions(steps=2, flat_steps=1))
         result = StepResult(collate(groups, length_limit=None), [], 0.0, 1.0)
-        with pytest.raises(GroError, match="no reward varied within a group") if flat else nullcontext():
+        with pytest.raises(GroError, match="first such step in a row: flat_groups") if flat else nullcontext():
             recorder.step(1, result)
         run.finish()

@@ -92,7 +92,7 @@ def test_flat_steps_are_counted_across_a_stop(tmp_path: Path) -> None:
             first.step(step, result(1.0, 1.0))
         second = recorder_of(run)
         second.load(first.state())
-        with pytest.raises(GroError, match="no reward varied within a group for 3 steps"):
+        with pytest.raises(GroError, match="the third such step in a row: flat_groups"):
             second.step(3, result(1.0, 1.0))
         run.finish()
 
