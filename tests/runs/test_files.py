@@ -35,7 +35,7 @@ def test_a_write_is_synced_before_and_after_its_rename(tmp_path: Path, monkeypat
     seen.clear()
     with files.observed(lambda operation, path: seen.append(operation)):
         files.append_json_line(tmp_path / "l", {})
-    assert seen == ["write", "fsync", "os.fsync"] + ["fsync", "os.fsync"]  # the new name in its directory, too
+    assert seen == ["write", "fsync", "os.fsync", "fsync", "os.fsync"]  # the new name in its directory, too
     seen.clear()
     with files.observed(lambda operation, path: seen.append(operation)):
         files.append_json_line(tmp_path / "l", {})
