@@ -11,6 +11,10 @@ class GroError(ValueError):
     """Something the user can put right.  The message says where, what was found and what was expected."""
 
 
+class Interrupted(BaseException):
+    """Somebody asked a job to stop, and the same command goes on with it.  The message says from where."""
+
+
 class DataError(GroError):
     """Something wrong in a data file: where it is, what was found there, what was expected, how to put it right.
 

@@ -2,6 +2,7 @@
 
 from gro.assemble.algorithm import build_algorithm
 from gro.assemble.data import Data, demonstrated, load_data, longest_offline, prompts_of
+from gro.assemble.identity import identity_of, places_of
 from gro.assemble.learning import Learning, critic_of, learner_of, learning_of, needs_start
 from gro.assemble.models import MODEL, START, Start, decoder, load_policy, model_folder, start_at, start_of
 from gro.assemble.rewards import evaluation_rewards, rewards_inside, rewards_of, sampling_of
@@ -19,6 +20,7 @@ __all__ = [
     "decoder",
     "demonstrated",
     "evaluation_rewards",
+    "identity_of",
     "learner_of",
     "learning_of",
     "load_data",
@@ -26,6 +28,7 @@ __all__ = [
     "longest_offline",
     "model_folder",
     "needs_start",
+    "places_of",
     "prompts_of",
     "rewards_inside",
     "rewards_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gro.assemble.data import Data
@@ -13,6 +14,7 @@ from gro.policy.critic import Critic
 from gro.policy.policy import Policy
 from gro.recipe import CriticSettings
 from gro.training.critic import CriticLearner
+from gro.training.descent import Descent
 from gro.training.learner import Learner, PolicyLearner
 from gro.training.loop import Warmup
 from gro.training.processes import ALONE, Processes
@@ -24,6 +26,8 @@ class Learning:
     """Who learns in a run."""
 
     learners: tuple[Learner, ...]
+    descents: Mapping[str, Descent]
+    """Their optimizers by the name of what they move; a trust region has none."""
     critic: Critic | None = None
     warmup: Warmup = field(default_factory=Warmup)
 
@@ -35,8 +39,9 @@ def learning_of(config: Config, policy: Policy, algorithm: Algorithm, processes:
     warmup_steps = 0 if critic is None else settings.warmup_steps
     updates = (portions.steps - warmup_steps) * portions.updates_per_step
     learner = learner_of(config, policy, algorithm, critic, updates, processes)
+    descents = {"policy": learner.descent} if isinstance(learner, PolicyLearner) else {}
     if critic is None or algorithm.critic is None:
-        return Learning((learner,))
+        return Learning((learner,), descents)
     only_first = critic.shared or algorithm.critic.frozen
     fitting = CriticLearner(
         critic,
@@ -47,7 +52,8 @@ def learning_of(config: Config, policy: Policy, algorithm: Algorithm, processes:
         processes=processes,
     )
     learners = (learner,) if only_first else (learner, fitting)
-    return Learning(learners, critic, Warmup(warmup_steps, (fitting,)))
+    descents |= {"critic": fitting.descent}
+    return Learning(learners, descents, critic, Warmup(warmup_steps, (fitting,)))
 
 
 def learner_of(
@@ -75,10 +81,12 @@ def critic_of(config: Config, policy: Policy, algorithm: Algorithm) -> Critic | 
         return None
     if settings.kind == "shared":
         return Critic.on(policy)
+    seed = config.training.seed
     if settings.path is None:
-        return Critic.beside(policy)
+        return Critic.beside(policy, lora=settings.lora, seed=seed)
+    pickled = config.model.allow_pickle
     try:
-        return Critic.load(model_folder(settings.path), policy, allow_pickle=config.model.allow_pickle)
+        return Critic.load(model_folder(settings.path), policy, allow_pickle=pickled, lora=settings.lora, seed=seed)
     except GroError as error:
         raise GroError(f"critic.path: {error}") from error
 

@@ -8,10 +8,10 @@ import warnings
 from typing import Any, TextIO
 
 from gro.cli.app import app
-from gro.errors import GroError
+from gro.errors import GroError, Interrupted
 
-WRONG, INTERRUPTED = 2, 130
-"""Exit codes: something that the user can put right; Ctrl-C."""
+WRONG, RESUMABLE, INTERRUPTED = 2, 75, 130
+"""Exit codes: something that the user can put right; stopped, and the same command goes on; Ctrl-C elsewhere."""
 
 
 def main() -> None:
@@ -27,6 +27,9 @@ def main() -> None:
     except GroError as error:
         _complain(f"error: {error}")
         sys.exit(WRONG)
+    except Interrupted as why:
+        _complain(f"interrupted: {why}")
+        sys.exit(RESUMABLE)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:  # so typer turns KeyboardInterrupt
             _complain("interrupted")

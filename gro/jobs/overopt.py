@@ -21,7 +21,7 @@ from gro.evaluation.overopt_settings import OveroptSettings
 from gro.jobs.overopt_show import show_study
 from gro.jobs.pressure import LEARNING, Judged, Setting, learn, pick_best, plain
 from gro.jobs.proxies import Unit, fit_proxy, labelled
-from gro.jobs.running import begin, note_data, run_of, shown
+from gro.jobs.running import begin_anew, note_data, run_of, shown
 from gro.preflight import check_data, held_out_rows, say, try_rewards
 from gro.runs import files
 from gro.runs.progress import Progress, progress
@@ -40,7 +40,7 @@ def run_overopt(config: Config, *, console: Console | None = None) -> Path:
     """The whole study by a recipe; returns the run directory."""
     settings = _checked(config)
     console = console or patient_console()
-    with run_of(config, console) as run:
+    with run_of(config, console) as (run, _):
         _study(config, settings, run, console)
     return run.path
 
@@ -68,7 +68,7 @@ def _checked(config: Config) -> OveroptSettings:
 def _study(config: Config, settings: OveroptSettings, run: Run, console: Console) -> None:
     algorithm = build_algorithm(config)
     say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
-    begin(run, console)
+    begin_anew(run, console)
     for folder in (run.path / PROXIES, run.path / LEARNING):
         if folder.is_dir():
             files.remove_directory(folder)
@@ -85,7 +85,7 @@ def _study(config: Config, settings: OveroptSettings, run: Run, console: Console
         gold = stack.enter_context(rewards_of(config, config.rewards, start.tokenizer, run))
         try_rewards(console, gold, "rewards", data)
         show = stack.enter_context(progress(2 + 2 * len(cells), "overopt"))
-        engine = LocalEngine(load_policy(config, start.path).model, slots=config.slots)
+        engine = LocalEngine(load_policy(config, start.path, trains=False).model, slots=config.slots)
         drawn = answer(engine, gold, prompts, sampling, n=settings.best_of, on_progress=show.generating).groups
         unit = Unit.of([c.reward for g in drawn for c in g.completions if c.reward is not None])
         setting = Setting(config, settings, run, start, data, prompts, sampling, gold, unit, drawn)

@@ -20,7 +20,19 @@ from gro.errors import GroError
 from gro.evaluation import bag_of_words, judged_picture
 from gro.evaluation.estimates import Estimate
 from gro.evaluation.judged import JudgedPair, calibration, judge, measure, wins
-from gro.jobs.running import LOGGING, begin, check_room, note_data, run_of, shown, tell_results
+from gro.jobs.interrupts import Interrupts
+from gro.jobs.running import (
+    ROUNDING,
+    check_identity,
+    check_room,
+    continue_or_begin,
+    keeper_of,
+    may_differ,
+    note_data,
+    run_of,
+    shown,
+    tell_results,
+)
 from gro.jobs.show import interval
 from gro.objective import Algorithm
 from gro.policy.averaging import average
@@ -31,8 +43,9 @@ from gro.runs.progress import progress
 from gro.runs.store import Run
 from gro.runs.terminal import console as patient_console
 from gro.runs.terminal import number
+from gro.training.checkpoint import Carried
 from gro.training.learner import PolicyLearner
-from gro.training.loop import train
+from gro.training.loop import Resumed, train
 from gro.training.recording import Recorder
 from gro.training.shaping import Shaped
 from gro.training.sources import Mixture, Offline
@@ -47,8 +60,8 @@ PROBE, MEMBERS = "probe", "members"
 def run_reward_model(config: Config, *, console: Console | None = None) -> Path:
     """Trains a reward model by a recipe; returns the run directory, in which it is exported."""
     console = console or patient_console()
-    with run_of(config, console) as run:
-        _train(config, run, console)
+    with run_of(config, console) as (run, interrupts):
+        _train(config, run, console, interrupts)
     tell_results(run, console)
     return run.path
 
@@ -65,6 +78,8 @@ def load_reward_model(config: Config, start: Start) -> RewardModel:
             device=settings.device,
             allow_pickle=settings.allow_pickle,
             autocast=settings.autocast,
+            lora=settings.lora,
+            seed=config.training.seed,
         )
         if settings.activation_checkpointing:
             model.checkpoint_activations()
@@ -72,7 +87,7 @@ def load_reward_model(config: Config, start: Start) -> RewardModel:
     return RewardModel.beside(load_policy(config, start.path))
 
 
-def _train(config: Config, run: Run, console: Console) -> None:
+def _train(config: Config, run: Run, console: Console, interrupts: Interrupts) -> None:
     algorithm = build_algorithm(config)
     if not algorithm.scores:
         raise GroError(
@@ -80,26 +95,23 @@ def _train(config: Config, run: Run, console: Console) -> None:
             "bradley_terry (pairs), plackett_luce or all_pairs (rankings and ratings)"
         )
     say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
-    begin(run, console)
-    for folder in (run.path / PROBE, run.path / MEMBERS):
-        if folder.is_dir():
-            files.remove_directory(folder)
+    state = continue_or_begin(run, console)
     start = start_of(config, run.path)
     data = load_data(config, start, run)
+    check_identity(run, config, data, start)
     note_data(run, data)
     check_data(console, config, algorithm, data, start)
     rows = held_out_rows(console, config, data)
-    fitting = Fitting(config, algorithm, data, rows)
+    fitting = Fitting(config, algorithm, data, rows, console, interrupts)
     model = load_reward_model(config, start)
     check_room(config, run.path, model)
     settings = config.reward_model
     if settings.probe_steps:
-        with Run.open(run.path / PROBE, config.resolved(), may_differ=LOGGING) as probe:
-            fitting.fit(model, probe, steps=settings.probe_steps, head_only=True)
+        fitting.fit_apart(model, run.path / PROBE, steps=settings.probe_steps, head_only=True)
     recorded: Mapping[int, dict[str, float]] = {}
     compared: dict[str, Any] = {}
     if settings.members == 1:
-        recorded = fitting.fit(model, run)
+        recorded = fitting.fit(model, run, state)
         with files.new_directory(run.path / MODEL) as folder:
             model.save(folder)
     else:
@@ -125,20 +137,40 @@ class Fitting:
     data: Data
     rows: Sequence[Group]
     """Held out."""
+    console: Console
+    interrupts: Interrupts
+
+    def fit_apart(self, model: RewardModel, path: Path, **how: Any) -> None:
+        """As `fit`, in a run of its own inside the run, unless an earlier attempt has finished it."""
+        with Run.open(path, self.config.resolved(), may_differ=may_differ(self.config), rounding=ROUNDING) as part:
+            if not (path / MODEL).is_dir():
+                self.fit(model, part, continue_or_begin(part, self.console), **how)
+                with files.new_directory(path / MODEL) as folder:
+                    model.save(folder)
+        finished = RewardModel.read(path / MODEL, dtype=self.config.model.dtype, device=str(model.device))
+        model.load_trained(finished.trained())
 
     def fit(
-        self, model: RewardModel, run: Run, *, steps: int | None = None, head_only: bool = False, member: int = 0
+        self,
+        model: RewardModel,
+        run: Run,
+        state: Path | None,
+        *,
+        steps: int | None = None,
+        head_only: bool = False,
+        member: int = 0,
     ) -> Mapping[int, dict[str, float]]:
         """Trains the model in place and records it; returns the evaluations by step.
 
-        head_only: nothing but the head learns.  member: which order of the rows.
+        state: from which an earlier attempt is continued.  head_only: nothing but the head learns.  member: which order
+        of the rows.
         """
         config, noise = self.config, self.config.reward_model.label_noise
         seed = config.training.seed + member
         portions = replace(config.training, steps=steps or config.training.steps, seed=seed)
         offline = [(Offline(rows, config.prompts_per_step, seed), weight) for rows, weight in self.data.offline]
         shapes = [*([partial(turned_round, noise)] if noise else []), as_read]
-        trained = {id(model.head.weight)} if head_only else {id(p) for p in model.model.parameters()}
+        trained = {id(p) for p in ([model.head.weight] if head_only else model.trained().values())}
         for parameter in model.model.parameters():
             parameter.requires_grad_(id(parameter) in trained)
         with progress(portions.steps, self.algorithm.name) as show:
@@ -155,18 +187,25 @@ class Fitting:
             def metrics() -> dict[str, float]:
                 return {name: estimate.value for name, estimate in measure(self.judge(model)).items()}
 
-            recorder.evaluated(0, metrics if self.rows else None)
-            train(
-                model,
-                Shaped(Mixture(offline, config.prompts_per_step), shapes),
-                self.algorithm,
-                [learner],
-                portions,
-                recorder,
-                length_limit=longest_offline(self.data) + 1,
-                evaluate=metrics if self.rows else None,
-            )
-        for parameter in model.model.parameters():
+            source = Shaped(Mixture(offline, config.prompts_per_step), shapes)
+            carried = Carried(model, source, recorder, {"policy": learner.descent})
+            resumed = Resumed() if state is None else carried.load(state)
+            if state is None:
+                recorder.evaluated(0, metrics if self.rows else None)
+            with self.interrupts.patient():
+                train(
+                    model,
+                    source,
+                    self.algorithm,
+                    [learner],
+                    portions,
+                    recorder,
+                    length_limit=longest_offline(self.data) + 1,
+                    evaluate=metrics if self.rows else None,
+                    resumed=resumed,
+                    keep=keeper_of(config, run, carried, self.interrupts),
+                )
+        for parameter in model.trained().values():
             parameter.requires_grad_(True)
         return recorder.evaluations
 
@@ -183,10 +222,7 @@ def _average(fitting: Fitting, start: RewardModel, run: Run) -> dict[str, Any]:
     for member in range(fitting.config.reward_model.members):
         path = run.path / MEMBERS / str(member)
         model = start.copy()
-        with Run.open(path, fitting.config.resolved(), may_differ=LOGGING) as part:
-            fitting.fit(model, part, member=member)
-        with files.new_directory(path / MODEL) as folder:
-            model.save(folder)
+        fitting.fit_apart(model, path, member=member)
         folders.append(path / MODEL)
         judged_by.append(fitting.judge(model))
     with files.new_directory(run.path / MODEL) as folder:

@@ -9,42 +9,113 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gro.assemble import MODEL, START, Data
+from gro.assemble import MODEL, START, Data, Start, identity_of, places_of
 from gro.config import Config
-from gro.errors import GroError
+from gro.errors import GroError, Interrupted
+from gro.jobs.interrupts import Interrupts
 from gro.policy.policy import Policy
 from gro.preflight import say
+from gro.runs import files
 from gro.runs.plain import size_text
 from gro.runs.report import write_report
-from gro.runs.store import CHECKPOINTS, REJECTED, Run
+from gro.runs.store import CHECKPOINTS, REJECTED, STATE, Run
+from gro.training.checkpoint import PREFIX, Carried, Keeper, newest
 
 _REST = 64 * 2**20
 """Bytes for metrics, rollouts and the report."""
 
-LOGGING = ("run", "training.save_every", "training.record_groups", "training.kl_every", "slots", "eval")
+_LOGGING = ("run", "training.save_every", "training.resume_every", "training.record_groups", "training.kl_every")
 """Keys that do not change results, and may differ when a run is continued."""
+ROUNDING = ("slots", "training.tokens_per_micro", "model.activation_checkpointing")
+"""Keys that change results in their last bits only: they may differ, and it is said."""
+
+
+def may_differ(config: Config) -> tuple[str, ...]:
+    """Keys with which a run can be continued other than they were."""
+    stop = config.training.stop
+    watched = stop is not None and stop.by == "gold"
+    return (*_LOGGING, *ROUNDING, *(() if watched else ("eval",)))
 
 
 @contextmanager
-def run_of(config: Config, console: Console) -> Iterator[Run]:
-    """The recipe's run directory while it is this process's; says what becomes of it where Ctrl-C ends the job."""
-    with Run.open(config.run, config.resolved(), may_differ=LOGGING) as run:
-        try:
-            yield run
-        except KeyboardInterrupt:
-            say(console, f"interrupted: {shown(run.path)} is not finished; the same command begins it anew")
-            raise
+def run_of(config: Config, console: Console) -> Iterator[tuple[Run, Interrupts]]:
+    """The recipe's run directory while it is this process's, which may be asked to stop; says how it then goes on."""
+    with Run.open(config.run, config.resolved(), may_differ=may_differ(config), rounding=ROUNDING) as run:
+        for notice in run.notices:
+            say(console, f"note: {notice}")
+        with Interrupts() as interrupts:
+            try:
+                yield run, interrupts
+            except Interrupted as why:
+                if interrupts.asked is None or "saved" not in str(why):
+                    found, _ = newest(run.path)
+                    goes_on = "begins anew" if found is None else f"continues after step {_step(found)}"
+                    raise Interrupted(f"{why}: {shown(run.path)} is not finished; the same command {goes_on}") from None
+                raise
 
 
-def begin(run: Run, console: Console) -> None:
-    """Removes what an attempt that did not finish has left: this one begins anew."""
+def continue_or_begin(run: Run, console: Console) -> Path | None:
+    """The state that the run goes on from; without one, what an earlier attempt has left is removed."""
+    found, damaged = newest(run.path)
+    for problem in damaged:
+        run.event("warning", problem)
+        say(console, f"warning: {problem}")
+    step = -1 if found is None else _step(found)
+    if found is not None:
+        say(console, f"{shown(run.path)} continues after step {step}")
+    elif run.last_step is not None:
+        say(console, f"{shown(run.path)} was interrupted before anything was saved; it begins anew")
+    run.rewind(step)
+    for folder in (run.path / MODEL, *([] if found else [run.path / START])):
+        if folder.is_dir():
+            files.remove_directory(folder)
+    for folder in [f for name in (CHECKPOINTS, STATE) for f in (run.path / name).glob(f"{PREFIX}*")]:
+        if _step(folder) > step:  # done again, or damaged
+            files.remove_directory(folder)
+    (run.path / REJECTED).unlink(missing_ok=True)
+    return found
+
+
+def begin_anew(run: Run, console: Console) -> None:
+    """Removes what an earlier attempt at a job without states has left."""
     if run.last_step is not None:
-        say(console, f"{shown(run.path)} was interrupted after step {run.last_step}; this run begins anew")
+        say(console, f"{shown(run.path)} was interrupted; it begins anew")
         run.rewind(-1)
     for name in (START, MODEL, CHECKPOINTS):
         if (run.path / name).is_dir():
-            shutil.rmtree(run.path / name)
+            files.remove_directory(run.path / name)
     (run.path / REJECTED).unlink(missing_ok=True)
+
+
+def keeper_of(config: Config, run: Run, carried: Carried, interrupts: Interrupts) -> Keeper:
+    """What keeps the state of a run as its recipe says."""
+    portions = config.training
+    return Keeper(
+        run.path,
+        carried,
+        every=portions.resume_every,
+        export_every=portions.save_every,
+        asked=lambda: interrupts.asked,
+    )
+
+
+def check_identity(run: Run, config: Config, data: Data, start: Start) -> None:
+    """Raises GroError where the run was begun with other data, template, model or code than those of now."""
+    now, before = identity_of(config, data, start), run.kept("identity")
+    if before is None:
+        run.keep("identity", now)
+        return
+    places = places_of(config, data, start)
+    changed = [
+        f"{what} ({places.get(what, 'gone')}) had sha256 {before.get(what, 'none')}, and now {now.get(what, 'none')}"
+        for what in before | now
+        if before.get(what) != now.get(what)
+    ]
+    if changed:
+        raise GroError(
+            f"{shown(run.path)} was begun with other content: {'; '.join(changed)}. Restore it to continue, or choose "
+            "another directory"
+        )
 
 
 def check_room(config: Config, path: Path, policy: Policy) -> None:
@@ -78,3 +149,7 @@ def tell_results(run: Run, console: Console) -> None:
 def shown(path: Path) -> str:
     """Relative where that is shorter."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))

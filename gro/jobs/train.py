@@ -27,15 +27,25 @@ from gro.assemble import (
 from gro.config import Config
 from gro.engines.local import LocalEngine
 from gro.jobs.evaluate import Sample, held_out_of, samples_of
+from gro.jobs.interrupts import Interrupts
 from gro.jobs.reward_model import run_reward_model
-from gro.jobs.running import begin, check_room, note_data, run_of, tell_results
+from gro.jobs.running import (
+    check_identity,
+    check_room,
+    continue_or_begin,
+    keeper_of,
+    note_data,
+    run_of,
+    tell_results,
+)
 from gro.preflight import check_data, held_out_rows, say, try_rewards
 from gro.rewards import Rewards
 from gro.runs import files
 from gro.runs.progress import progress
 from gro.runs.store import Run
 from gro.runs.terminal import console as patient_console
-from gro.training.loop import train
+from gro.training.checkpoint import Carried
+from gro.training.loop import Resumed, train
 from gro.training.prepare import Reference
 from gro.training.processes import Processes
 from gro.training.recording import Recorder
@@ -46,19 +56,20 @@ def run_training(config: Config, *, console: Console | None = None) -> Path:
     if build_algorithm(config).scores:
         return run_reward_model(config, console=console)
     console = console or patient_console()
-    with run_of(config, console) as run:
-        _train(config, run, console)
+    with run_of(config, console) as (run, interrupts):
+        _train(config, run, console, interrupts)
     tell_results(run, console)
     return run.path
 
 
-def _train(config: Config, run: Run, console: Console) -> None:
+def _train(config: Config, run: Run, console: Console, interrupts: Interrupts) -> None:
     algorithm = build_algorithm(config)
     say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
-    begin(run, console)
+    state = continue_or_begin(run, console)
     start = start_of(config, run.path)
     assert start.path is not None
     data = load_data(config, start, run)
+    check_identity(run, config, data, start)
     note_data(run, data)
     sampling = sampling_of(config, start.tokenizer, data.ends)
     check_data(console, config, algorithm, data, start)
@@ -74,10 +85,10 @@ def _train(config: Config, run: Run, console: Console) -> None:
         check_room(config, run.path, policy)
         processes = Processes.current()
         learning = learning_of(config, policy, algorithm, processes)
-        snapshot = Reference(policy.snapshot()) if needs_start(config, algorithm, data) else None
+        snapshot = Reference(policy.snapshot(), processes) if needs_start(config, algorithm, data) else None
         # What is learnt against may follow the policy; what is measured stays relative to the start.
         follows = config.training.refresh_reference > 0
-        reference = Reference(snapshot.policy) if snapshot is not None and follows else snapshot
+        reference = Reference(snapshot.policy, processes) if snapshot is not None and follows else snapshot
         engine = LocalEngine(policy.model, slots=config.slots)
         held_out = None
         if data.held_out is not None and config.eval is not None:
@@ -85,11 +96,25 @@ def _train(config: Config, run: Run, console: Console) -> None:
                 config, data.held_out.kind, rows, policy, snapshot, engine, judges, sampling, show.generating
             )
         recorder = Recorder(run, show, policy, algorithm, config.training, snapshot)
-        recorder.evaluated(0, held_out.metrics if held_out else None)
-        before = samples_of(held_out)
+        source = source_of(config, data, engine, rewards, sampling, algorithm, show.generating)
+        references = {"start": snapshot, "reference": reference}
+        carried = Carried(
+            policy,
+            source,
+            recorder,
+            learning.descents,
+            learning.critic,
+            {name: found for name, found in references.items() if found is not None},
+            processes,
+        )
+        resumed = Resumed() if state is None else carried.load(state)
+        if state is None:
+            recorder.evaluated(0, held_out.metrics if held_out else None)
+            run.keep("before", samples_of(held_out))
+        stack.enter_context(interrupts.patient())
         train(
             policy,
-            source_of(config, data, engine, rewards, sampling, algorithm, show.generating),
+            source,
             algorithm,
             learning.learners,
             config.training,
@@ -100,6 +125,8 @@ def _train(config: Config, run: Run, console: Console) -> None:
             length_limit=sampling.max_new_tokens if config.online else longest_offline(data),
             evaluate=held_out.metrics if held_out else None,
             stops=recorder.stops,
+            resumed=resumed,
+            keep=keeper_of(config, run, carried, interrupts),
             processes=processes,
         )
     with files.new_directory(run.path / MODEL) as folder:
@@ -109,7 +136,7 @@ def _train(config: Config, run: Run, console: Console) -> None:
         formula="\n".join(formula(algorithm)),
         before=recorder.evaluations.get(0, {}),
         after=recorder.evaluations[max(recorder.evaluations)] if recorder.evaluations else {},
-        samples=_compared(before, samples_of(held_out)),
+        samples=_compared(run.kept("before") or [], samples_of(held_out)),
     )
 
 

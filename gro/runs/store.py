@@ -2,8 +2,8 @@
 
     config.yaml      the resolved configuration        run.db           metrics, rollouts, events (SQLite, WAL)
     lock             who owns the directory            failures/        tracebacks and what caused them
-    checkpoints/     step-N/, each with a manifest     rejected.jsonl   data rows that were skipped
-    report.html      made from the rest
+    checkpoints/     step-N/, exported models          rejected.jsonl   data rows that were skipped
+    state/           step-N/, to continue from         report.html      made from the rest
 
 Everything in it is relative, so a run may be moved and copied.  A step number counts updates done: what is recorded at
 step n is what the n-th update saw and did, and step 0 is the state before training.
@@ -32,9 +32,10 @@ from gro.runs.plain import plain
 from gro.runs.records import Level, RolloutRecord
 
 CONFIG, DATABASE, LOCK = "config.yaml", "run.db", "lock"
-CHECKPOINTS, FAILURES, REJECTED, REPORT = "checkpoints", "failures", "rejected.jsonl", "report.html"
+CHECKPOINTS, STATE = "checkpoints", "state"
+FAILURES, REJECTED, REPORT = "failures", "rejected.jsonl", "report.html"
 
-_OURS = {CONFIG, LOCK, CHECKPOINTS, FAILURES, REJECTED, REPORT, DATABASE, DATABASE + "-wal", DATABASE + "-shm"}
+_OURS = {CONFIG, LOCK, CHECKPOINTS, STATE, FAILURES, REJECTED, REPORT, DATABASE, DATABASE + "-wal", DATABASE + "-shm"}
 _MOST_FAILURES = 100  # files per kind: a reward that always fails must not fill the disk
 
 
@@ -55,13 +56,23 @@ class Run:
         self._database = database
         self._staged: dict[int, list[RolloutRecord]] = {}
         self._session: int | None = None
+        self.notices: list[str] = []
+        """What whoever continues the run should know."""
 
     @classmethod
-    def open(cls, path: str | Path, config: Mapping[str, Any], *, may_differ: Collection[str] = ()) -> Run:
+    def open(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        may_differ: Collection[str] = (),
+        rounding: Collection[str] = (),
+    ) -> Run:
         """Create the run directory, or continue the unfinished run in it that has the same configuration.
 
         `config`: everything resolved, in plain values.  `may_differ`: dotted keys, or their first parts, that do not
-        change results (logging) and may be other than before.  Where nothing was recorded yet, all may differ.
+        change results (logging) and may be other than before.  `rounding`: those of them that change last bits; it is
+        noted where they differ.  Where nothing was recorded yet, all may differ.
         Raises GroError where another process owns the directory (within a second), where it holds a finished run, a
         run with another configuration or something that is no run; DiskError where the disk refuses.
         """
@@ -70,7 +81,7 @@ class Run:
         lock = RunLock.acquire(directory / LOCK)
         database = None
         try:
-            swept = [path for name in ("", CHECKPOINTS, FAILURES) for path in files.sweep(directory / name)]
+            swept = [path for name in ("", CHECKPOINTS, STATE, FAILURES) for path in files.sweep(directory / name)]
             before = files.read_yaml(directory / CONFIG) if (directory / CONFIG).exists() else None
             if before is None:
                 if (directory / DATABASE).exists():
@@ -79,7 +90,7 @@ class Run:
             database = Database(directory / DATABASE)
             run = cls(directory, lock, database)
             if before is not None:
-                run._check(before, config, may_differ)
+                run._check(before, config, may_differ, rounding)
             run._begin_session(swept)
         except BaseException:
             if database is not None:
@@ -125,6 +136,16 @@ class Run:
                 insert_event(database, "info", message, None, {"step": step, "forgotten": forgotten})
         self._staged.clear()
         return forgotten
+
+    def keep(self, key: str, value: Any) -> None:
+        """Remember a plain value for later attempts at this run."""
+        with self._database.transaction(f"keep {key} in") as database:
+            insert_meta(database, key, value)
+
+    def kept(self, key: str) -> Any:
+        """What `keep` was given last; None where there is nothing."""
+        found = self._database.one("SELECT value FROM meta WHERE key = ?", (key,))
+        return None if found is None else json.loads(found)
 
     def failure(self, kind: str, text: str, step: int | None = None) -> Path | None:
         """Keep `text` (a traceback, with what caused it) in a file under failures/ and record an error event.
@@ -181,7 +202,13 @@ class Run:
 
     # Opening
 
-    def _check(self, before: Mapping[str, Any], config: Mapping[str, Any], may_differ: Collection[str]) -> None:
+    def _check(
+        self,
+        before: Mapping[str, Any],
+        config: Mapping[str, Any],
+        may_differ: Collection[str],
+        rounding: Collection[str],
+    ) -> None:
         """Refuse a finished run and a run with other settings."""
         if finished := self._database.one("SELECT value FROM meta WHERE key = 'finished'"):
             when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(json.loads(finished)["time"]))
@@ -189,12 +216,16 @@ class Run:
                 f"{self.path} holds a finished run (last step {self.last_step}, finished {when}); "
                 "choose another directory"
             )
-        started = self.last_step is not None or (self.path / CHECKPOINTS).exists()
+        started = self.last_step is not None or any((self.path / name).exists() for name in (CHECKPOINTS, STATE))
         if started and (changes := differences(before, config, may_differ)):
             raise GroError(
                 f"{self.path} holds another run: {'; '.join(changes)}. Use the same settings to continue it, or choose "
                 "another directory"
             )
+        if started:
+            others = [key for key in may_differ if key not in rounding]
+            for change in differences(before, config, others):
+                self.notices.append(f"the continuation is not exact to the last bits: {change}")
         if plain(config) != before:
             files.write_yaml(self.path / CONFIG, config)
 
@@ -206,7 +237,9 @@ class Run:
         if previous is not None:
             notes = [("info", f"continued; step {self.last_step} is the last recorded", {})]
             if changed := differences(json.loads(previous), here):
-                notes.append(("warning", "exact continuation is not promised: " + "; ".join(changed), {}))
+                self.notices.append("exact continuation is not promised: " + "; ".join(changed))
+        for notice in self.notices:
+            notes.append(("warning", notice, {}))
         if self._lock.predecessor is not None:
             message = f"took over from {self._lock.predecessor}, which ended without closing the run"
             notes.append(("warning", message, {}))

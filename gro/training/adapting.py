@@ -38,11 +38,9 @@ def adapt(
     batch = minibatch.batch
     old_BT = first.batch.old_BT if batch.old_BT is None else batch.old_BT  # of a single update, on all of the batch
     assert old_BT is not None
-    logp_BT = score(policy, minibatch.groups, tokens_per_micro)
+    logp_BT = score(policy, minibatch.groups, tokens_per_micro, processes=processes)
     samples_BT = batch.mask_BT & batch.samples_B[:, None]
-    number = samples_BT.sum().item()
-    apart, number = processes.total([kl_to(logp_BT, old_BT, samples_BT) * number if number else 0.0, number])
-    kl = apart / max(number, 1)
+    kl = kl_to(logp_BT, old_BT, samples_BT) if bool(samples_BT.any()) else 0.0
     moved = algorithm.adapted(scales(algorithm, state), kl)
     state = state | {f"scale.{k}": scale for k, scale in enumerate(moved)}
     adaptive = next(s for s, t in zip(moved, algorithm.terms, strict=True) if getattr(t, "adapt", None) is not None)

@@ -30,21 +30,23 @@ class CriticUpdate:
 class Fit:
     """One minibatch's regression: its coefficients pack by pack, then what it shows."""
 
-    def __init__(self, critic: Critic, regression: Regression, batch: Batch, processes: Processes) -> None:
-        self.critic, self.regression, self.processes = critic, regression, processes
+    def __init__(self, critic: Critic, regression: Regression, batch: Batch) -> None:
+        self.critic, self.regression = critic, regression
         self.batch = batch
-        (self.count,) = processes.total([regression.count(batch)])
+        self.count = regression.count(batch)
         self.values_BT = torch.zeros(batch.mask_BT.shape, dtype=critic.head.weight.dtype, device=batch.mask_BT.device)
+        self.fault: str | None = None
+        """What is wrong with this process's values."""
 
     def push(self, values_RT: Tensor, pack: Pack) -> Tensor:
-        """−∂loss/∂V of the pack's values, which are remembered; GroError where one is not finite."""
+        """−∂loss/∂V of the pack's values, which are remembered, and so is the first that is not finite."""
         index_R = pack.rows_R
         self.values_BT[index_R] = values_RT.detach()
         push_RT = self.regression.coefficients(values_RT, self.batch.rows(index_R), self.count)
         bad_R = ~torch.isfinite(values_RT.detach() + push_RT).all(1)
-        if bool(bad_R.any()):
+        if self.fault is None and bool(bad_R.any()):
             row = pack.rows[int(bad_R.nonzero()[0])]
-            raise GroError(
+            self.fault = (
                 f"the critic's values of row {row} are not finite, or not what they should become; no weight was "
                 "changed. A lower critic.optimizer.learning_rate usually helps"
             )
@@ -52,8 +54,7 @@ class Fit:
 
     def metrics(self) -> dict[str, float]:
         """Of all processes' rows, before the update."""
-        together = self.processes.gather(self.batch, self.values_BT)
-        return observe_critic(together.more[0], together.batch, self.regression)
+        return observe_critic(self.values_BT, self.batch, self.regression)
 
 
 class CriticLearner:
@@ -76,14 +77,17 @@ class CriticLearner:
 
     def update(self, minibatch: Minibatch) -> CriticUpdate:
         """One step; GroError before any weight changes where something is not finite."""
-        fit = Fit(self.critic, self.regression, minibatch.batch, self.processes)
+        fit, processes = Fit(self.critic, self.regression, minibatch.batch), self.processes
         width = minibatch.batch.mask_BT.shape[1]
+        passes = processes.passes(self.critic.trunk, minibatch.groups, self.tokens_per_micro, width=width)
+        for pack, counts in passes:
+            values_RT = self.critic.values(pack)
+            push_RT = fit.push(values_RT, pack) if counts else torch.zeros_like(values_RT)
+            if processes.lockstep or bool(push_RT.any()):
+                values_RT.backward(-push_RT)
+        processes.whole(fit.values_BT)
         try:
-            for pack in self.critic.trunk.packs(minibatch.groups, self.tokens_per_micro, width=width):
-                values_RT = self.critic.values(pack)
-                push_RT = fit.push(values_RT, pack)
-                if push_RT.any():
-                    values_RT.backward(-push_RT)
+            processes.raise_together(fit.fault)
         except GroError:
             self.descent.abandon()
             raise
@@ -93,12 +97,22 @@ class CriticLearner:
 
 
 @torch.no_grad()
-def value(critic: Critic, groups: Sequence[Group], tokens_per_micro: int, *, shape: torch.Size) -> Tensor:
+def value(
+    critic: Critic,
+    groups: Sequence[Group],
+    tokens_per_micro: int,
+    *,
+    shape: torch.Size,
+    processes: Processes = ALONE,
+) -> Tensor:
     """[B, T] the critic's values before every trained token, without gradient; `shape` is that of the batch's mask."""
     weight = critic.head.weight
     values_BT = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-    for pack in critic.trunk.packs(groups, tokens_per_micro, width=shape[1]):
-        values_BT[pack.rows_R] = critic.values(pack)
+    for pack, counts in processes.passes(critic.trunk, groups, tokens_per_micro, width=shape[1]):
+        values_RT = critic.values(pack)
+        if counts:
+            values_BT[pack.rows_R] = values_RT
+    processes.whole(values_BT)
     return values_BT
 
 

@@ -54,6 +54,22 @@ class Descent:
         self.updates += 1
         return {"grad_norm": norm, "learning_rate": rate}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What the optimizer remembers of each parameter: `exp_avg of NAME` and so on."""
+        memory = self.optimizer.state
+        return {f"{what} of {n}": t for n, p in self.parameters.items() for what, t in memory.get(p, {}).items()}
+
+    def load(self, updates: int, tensors: Mapping[str, Tensor]) -> None:
+        """Goes on after so many updates, with what `tensors` gave."""
+        self.updates = updates
+        self.optimizer.state.clear()
+        for key, tensor in tensors.items():
+            what, _, name = key.partition(" of ")
+            parameter = self.parameters[name]
+            # A copy: what was read from a file may share its memory.
+            kept = tensor.to(parameter.device) if what != "step" else tensor
+            self.optimizer.state[parameter][what] = kept.clone()
+
     def abandon(self) -> None:
         """Forgets the gradient."""
         self.optimizer.zero_grad(set_to_none=True)

@@ -60,10 +60,9 @@ class Seen:
     fit: Fit | None = None
     """What a critic on the policy's own trunk was pushed by in the same passes."""
 
-    def observed(self, algorithm: Algorithm, processes: Processes = ALONE) -> dict[str, float]:
-        """The loss and what else shows, of the rows of all processes."""
-        together = processes.gather(self.batch, self.logp_BT, self.c_BT)
-        batch, (logp_BT, c_BT) = together.batch, together.more
+    def observed(self, algorithm: Algorithm) -> dict[str, float]:
+        """The loss and what else shows."""
+        batch, logp_BT, c_BT = self.batch, self.logp_BT, self.c_BT
         metrics = {"loss": loss_value(logp_BT, batch, algorithm).item()}
         # Of the old policy nothing is known in later passes where the algorithm does not look back.
         known = batch if algorithm.looks_back else replace(batch, old_BT=None)
@@ -89,32 +88,36 @@ def accumulate(
     looks further than a pack holds (a group larger than the budget, a mean over the update), the coefficients of the
     minibatch come from a first pass without gradient.
 
-    critic: one that shares the policy's trunk learns in the same passes.  processes: counts, and what looks across
-    groups, are those of all of them; the gradient is this process's part of the sum.
+    critic: one that shares the policy's trunk learns in the same passes.  processes: what is seen is that of all of
+    them; the gradient is this process's part of the sum.
     """
     groups, batch = minibatch.groups, minibatch.batch
-    batch = replace(batch, counts_K=processes.total(counts(batch, algorithm)))
+    batch = replace(batch, counts_K=counts(batch, algorithm))
     shape = batch.mask_BT.shape  # of the whole batch: this minibatch may hold none of its longest rows
-    packs = policy.packs(groups, tokens_per_micro, width=shape[1])
+    passes = processes.passes(policy, groups, tokens_per_micro, width=shape[1])
     logp_BT, c_BT = blank(policy, shape), blank(policy, shape)
     e_BT = entropy_coefficients(batch, algorithm)
     entropy_BT = blank(policy, shape) if entropy or e_BT is not None else None
     fit = None
     if critic is not None:
         assert algorithm.critic is not None
-        fit = Fit(critic, algorithm.critic, batch, processes)
-    two_passes = _two_passes(algorithm, packs)
+        fit = Fit(critic, algorithm.critic, batch)
+    two_passes = processes.any(_two_passes(algorithm, [pack for pack, _ in passes]))
     if two_passes:
-        logp_BT = score(policy, groups, tokens_per_micro, width=shape[1])
-        c_BT = _coefficients(logp_BT, _with_old(batch, logp_BT), algorithm, processes)
-    for pack in packs:
+        known_BT = score(policy, groups, tokens_per_micro, width=shape[1], processes=processes)
+        c_BT = coefficients(known_BT, _with_old(batch, known_BT), algorithm)
+    fault: str | None = None
+    for pack, counted in passes:
         scored = policy.logp(pack, entropy=entropy_BT is not None)
+        if not counted:
+            _backward([(scored.logp_RT, torch.zeros_like(scored.logp_RT))], always=True)
+            continue
         index_R = pack.rows_R
         logp_RT = scored.logp_RT.detach()
         logp_BT[index_R] = logp_RT
         if not two_passes:
             c_BT[index_R] = coefficients(logp_RT, _with_old(batch.rows(index_R), logp_RT), algorithm).to(c_BT)
-        _refuse_non_finite(policy, pack, minibatch, logp_RT, c_BT[index_R])
+        fault = fault or _not_finite(pack, minibatch, logp_RT, c_BT[index_R])
         pushes = [(scored.logp_RT, c_BT[index_R])]
         if entropy_BT is not None:
             assert scored.entropy_RT is not None
@@ -123,7 +126,15 @@ def accumulate(
         if fit is not None:
             values_RT = fit.critic.read(scored.hidden_MH, pack)
             pushes.append((values_RT, fit.push(values_RT, pack)))
-        _backward(pushes)
+        _backward(pushes, always=processes.lockstep)
+    processes.whole(logp_BT, *(tensor for tensor in (entropy_BT, fit and fit.values_BT) if tensor is not None))
+    if not two_passes:
+        processes.whole(c_BT)
+    try:
+        processes.raise_together(fault or (fit.fault if fit is not None else None))
+    except GroError:
+        policy.model.zero_grad(set_to_none=True)
+        raise
     return Seen(groups, replace(_with_old(batch, logp_BT), entropy_BT=entropy_BT), logp_BT, entropy_BT, c_BT, fit)
 
 
@@ -162,7 +173,7 @@ class PolicyLearner:
             critic=self.critic,
             processes=self.processes,
         )
-        metrics = seen.observed(self.algorithm, self.processes)
+        metrics = seen.observed(self.algorithm)
         limit = self.algorithm.max_kl
         declined = limit is not None and metrics.get(APPROXKL, 0.0) > limit
         if declined:
@@ -172,17 +183,12 @@ class PolicyLearner:
         return Update(metrics, seen.groups, seen.batch, seen.logp_BT, seen.entropy_BT, seen.c_BT, declined)
 
 
-def _coefficients(logp_BT: Tensor, batch: Batch, algorithm: Algorithm, processes: Processes) -> Tensor:
-    """The whole minibatch's; with the rows of all processes where the algorithm looks over the update."""
-    if algorithm.scope != "batch":
-        return coefficients(logp_BT, batch, algorithm)
-    together = processes.gather(batch, logp_BT)
-    return together.own(coefficients(together.more[0], together.batch, algorithm))
+def _backward(pushes: list[tuple[Tensor, Tensor]], *, always: bool = False) -> None:
+    """One pass for all outputs, each with −∂loss/∂output; none where nothing is asked for (groups of equal rewards).
 
-
-def _backward(pushes: list[tuple[Tensor, Tensor]]) -> None:
-    """One pass for all outputs, each with −∂loss/∂output; none where nothing is asked for (groups of equal rewards)."""
-    asked = [(output_RT, -push_RT.to(output_RT)) for output_RT, push_RT in pushes if push_RT.any()]
+    always: where other processes wait for this one's pass.
+    """
+    asked = [(output_RT, -push_RT.to(output_RT)) for output_RT, push_RT in pushes if always or push_RT.any()]
     if asked:
         torch.autograd.backward([output_RT for output_RT, _ in asked], [grad_RT for _, grad_RT in asked])
 
@@ -191,17 +197,18 @@ def _two_passes(algorithm: Algorithm, packs: list[Pack]) -> bool:
     return algorithm.scope == "batch" or (algorithm.scope == "group" and any(p.partial for p in packs))
 
 
-def _refuse_non_finite(policy: Policy, pack: Pack, minibatch: Minibatch, logp_RT: Tensor, c_RT: Tensor) -> None:
+def _not_finite(pack: Pack, minibatch: Minibatch, logp_RT: Tensor, c_RT: Tensor) -> str | None:
+    """What of the pack's rows is not finite, in words; None where all is."""
     for name, value_RT in (("log-probs", logp_RT), ("coefficients", c_RT)):
         bad_R = ~torch.isfinite(value_RT).all(1)
         if bad_R.any():
             row = pack.rows[int(bad_R.nonzero()[0])]
             key = rows_of(minibatch.groups)[row][1].prompt.key
-            policy.model.zero_grad(set_to_none=True)
-            raise GroError(
+            return (
                 f"{name} of row {row} (prompt {key}) are not finite; {int(bad_R.sum())} rows of this micro-batch "
                 "are affected and no weight was changed. A lower learning_rate or max_grad_norm usually helps"
             )
+    return None
 
 
 def _with_old(batch: Batch, logp_BT: Tensor) -> Batch:

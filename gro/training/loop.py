@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from gro.objective import Algorithm
 from gro.objective.credit import State
@@ -38,6 +38,14 @@ class Source(Protocol):
         """The policy was updated; rollouts from now on are its."""
         ...
 
+    def state(self) -> dict[str, Any]:
+        """What is no function of the step, in plain values, as a resumed run needs it."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Warmup:
@@ -45,6 +53,15 @@ class Warmup:
 
     steps: int = 0
     learners: Sequence[Learner] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What an earlier attempt at the run has done."""
+
+    steps: int = 0
+    state: Mapping[str, float] = field(default_factory=dict)
+    """The loop's numbers after them: moving baselines, factors of terms, coefficients."""
 
 
 def train(
@@ -61,16 +78,22 @@ def train(
     length_limit: int | None = None,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     stops: Callable[[int], bool] = lambda step: False,
+    resumed: Resumed = Resumed(),
+    keep: Callable[[int, State], None] = lambda step, state: None,
     processes: Processes = ALONE,
 ) -> None:
     """Trains the policy in place: take groups, prepare what the algorithm reads, update, record.
 
     critic: whose values the credit reads.  length_limit: most tokens a completion may have.  evaluate: held-out
     metrics of the policy as it is, measured every `portions.eval_every` steps and at the end.  stops: asked after every
-    step whether it is the last.  processes: with whom it learns; each has a source of its own.
+    step whether it is the last.  resumed: what an earlier attempt has done.  keep: told after every step but the last,
+    with the loop's own state, so that a later attempt can go on.  processes: with whom it learns; all have the same
+    groups and come to the same numbers.
     """
-    state: State = {}
-    for step in range(portions.steps):
+    state = dict(resumed.state)
+    if resumed.steps:
+        source.receive(policy, resumed.steps - 1)
+    for step in range(resumed.steps, portions.steps):
         start = time.perf_counter()
         groups = source.take(step)
         taken = time.perf_counter()
@@ -86,7 +109,7 @@ def train(
             processes=processes,
         )
         learning = warmup.learners if step < warmup.steps else learners
-        parts = processes.least(min(portions.minibatches, len(groups)))
+        parts = min(portions.minibatches, len(groups))
         updates = list(_passes(minibatch, learning, replace(portions, minibatches=parts), step))
         state, moved = adapt(
             minibatch,
@@ -106,10 +129,12 @@ def train(
         due = step + 1 == portions.steps or (portions.eval_every and (step + 1) % portions.eval_every == 0)
         if due:
             recorder.evaluated(step + 1, evaluate)
-        if any(processes.total([float(stops(step + 1))])):  # one of the processes ends all of them
+        if stops(step + 1):
             if not due:
                 recorder.evaluated(step + 1, evaluate)
             break
+        if step + 1 < portions.steps:
+            keep(step + 1, state)
 
 
 def _passes(

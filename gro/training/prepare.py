@@ -5,7 +5,9 @@ Nothing here is configured: what is prepared is what the algorithm's slots say t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,18 +20,27 @@ from gro.policy.policy import Policy
 from gro.training.batching import Minibatch
 from gro.training.critic import value
 from gro.training.processes import ALONE, Processes
-from gro.types import Group, rows_of
+from gro.types import Completion, Group, rows_of
 
 
 @torch.no_grad()
-def score(policy: Policy, groups: Sequence[Group], tokens_per_micro: int, *, width: int | None = None) -> Tensor:
+def score(
+    policy: Policy,
+    groups: Sequence[Group],
+    tokens_per_micro: int,
+    *,
+    width: int | None = None,
+    processes: Processes = ALONE,
+) -> Tensor:
     """[B, T] log-probs of every trained token, without gradient.  T is `width`, or that of the longest completion."""
     if width is None:
         width = max((len(c.ids) for _, _, c in rows_of(groups)), default=0)
-    packs = policy.packs(groups, tokens_per_micro, width=width)
     logp_BT = blank(policy, (len(rows_of(groups)), width))
-    for pack in packs:
-        logp_BT[pack.rows_R] = policy.logp(pack).logp_RT
+    for pack, counts in processes.passes(policy, groups, tokens_per_micro, width=width):
+        logp_RT = policy.logp(pack).logp_RT
+        if counts:
+            logp_BT[pack.rows_R] = logp_RT
+    processes.whole(logp_BT)
     return logp_BT
 
 
@@ -41,13 +52,16 @@ def blank(policy: Policy, shape: Sequence[int]) -> Tensor:
 class Reference:
     """The frozen starting policy, or a later one.  Completions from files are scored once and remembered."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], Tensor] = {}
+    def __init__(self, policy: Policy, processes: Processes = ALONE) -> None:
+        self.policy, self.processes = policy, processes
+        self.refreshed = False
+        """Whether it is no longer the policy that it was made with."""
+        self._known: dict[bytes, Tensor] = {}
 
     def refresh(self, policy: Policy) -> None:
         """From now on the reference is a frozen copy of this policy as it is."""
         self.policy = policy.snapshot()
+        self.refreshed = True
         self._known.clear()
 
     def score(self, groups: Sequence[Group], tokens_per_micro: int) -> Tensor:
@@ -56,7 +70,7 @@ class Reference:
         fresh = [
             replace(g, completions=tuple(c for c in g.completions if _key(g, c) not in self._known)) for g in unknown
         ]
-        fresh_BT = score(self.policy, fresh, tokens_per_micro)
+        fresh_BT = score(self.policy, fresh, tokens_per_micro, processes=self.processes)
         found = {_key(g, c): fresh_BT[b, : len(c.ids)] for b, (_, g, c) in enumerate(rows_of(fresh))}
         rows = rows_of(groups)
         width = max((len(c.ids) for _, _, c in rows), default=0)
@@ -69,9 +83,33 @@ class Reference:
                 self._known[key] = logp_T.clone()
         return out_BT
 
+    def known(self) -> dict[str, Tensor]:
+        """What is remembered, as a resumed run needs it: scored once more, in other company, the last bits may differ.
 
-def _key(group: Group, completion) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return group.prompt.ids, completion.ids
+        keys uint8 [n, 16], lengths int64 [n], logp: all log-probs one after the other.
+        """
+        keys = [torch.frombuffer(bytearray(key), dtype=torch.uint8) for key in self._known]
+        values = list(self._known.values())
+        return {
+            "keys": torch.stack(keys) if keys else torch.zeros(0, _KEY_BYTES, dtype=torch.uint8),
+            "lengths": torch.tensor([len(value) for value in values], dtype=torch.int64),
+            "logp": torch.cat(values).cpu() if values else torch.zeros(0),
+        }
+
+    def remember(self, known: Mapping[str, Tensor]) -> None:
+        """Remembers what `known` gave, and nothing else."""
+        keys = [bytes(key.tolist()) for key in known["keys"]]
+        values = known["logp"].to(self.policy.device).split(known["lengths"].tolist())
+        self._known = dict(zip(keys, values, strict=True))
+
+
+_KEY_BYTES = 16
+
+
+def _key(group: Group, completion: Completion) -> bytes:
+    """Of the token ids: 16 bytes, so that nothing else collides with it in practice."""
+    ids = (*group.prompt.ids, -1, *completion.ids)
+    return hashlib.blake2b(array("q", ids).tobytes(), digest_size=_KEY_BYTES).digest()
 
 
 def prepare(
@@ -90,23 +128,22 @@ def prepare(
 
     updates: how many optimizer steps will be taken on this batch.  With a single one, old *is* the current policy,
     and the update takes it from its own forward pass (ratio exactly 1) unless the credit reads it beforehand.
-    Credit is computed from the rows of all processes, and so is the same in each.
     """
     groups, batch = minibatch.groups, minibatch.batch
     if "ref" in algorithm.reads:
         assert reference is not None, f"{algorithm.name} reads the reference"
         batch = replace(batch, ref_BT=reference.score(groups, tokens_per_micro))
     if "old" in algorithm.credit.reads or (algorithm.looks_back and updates > 1):
-        batch = replace(batch, old_BT=score(policy, groups, tokens_per_micro))
+        batch = replace(batch, old_BT=score(policy, groups, tokens_per_micro, processes=processes))
     if "values" in algorithm.reads:
         assert critic is not None, f"{algorithm.name} reads a critic's values"
-        batch = replace(batch, values_BT=value(critic, groups, tokens_per_micro, shape=batch.mask_BT.shape))
-    together = processes.gather(batch)
-    advantage_BX, after = algorithm.credit(together.batch, state)
-    batch = replace(batch, advantage_BX=together.own(advantage_BX), scales_K=scales(algorithm, state))
+        values_BT = value(critic, groups, tokens_per_micro, shape=batch.mask_BT.shape, processes=processes)
+        batch = replace(batch, values_BT=values_BT)
+    advantage_BX, after = algorithm.credit(batch, state)
     if "values" in algorithm.reads:
-        returns_BT = algorithm.credit.returns(together.batch, state)  # type: ignore[attr-defined]
-        batch = replace(batch, returns_BT=together.own(returns_BT))
+        returns_BT = algorithm.credit.returns(batch, state)  # type: ignore[attr-defined]
+        batch = replace(batch, returns_BT=returns_BT)
+    batch = replace(batch, advantage_BX=advantage_BX, scales_K=scales(algorithm, state))
     return Minibatch(groups, batch), after
 
 

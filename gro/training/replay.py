@@ -53,10 +53,12 @@ class Replay:
 
     def state(self) -> dict[str, Any]:
         """The buffer in plain values, as a resumed run needs it."""
-        return {"kept": [{"step": born, "group": asdict(group)} for born, group in self._kept]}
+        kept = [{"step": born, "group": asdict(group)} for born, group in self._kept]
+        return {"kept": kept, "part": self._part.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """The buffer as `state` gave it."""
+        self._part.load(state["part"])
         self._kept.clear()
         self._kept.extend((item["step"], _group(item["group"])) for item in state["kept"])
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from gro.engines.base import Engine, Progress, Sampling
 from gro.training.metrics import alike, describe_rollouts
 from gro.training.settings import Resampling
-from gro.training.sources import Order, Part, check_rows
+from gro.training.sources import Order, Part, Stateless, check_rows
 from gro.types import Completion, Group, Prompt
 
 
@@ -21,7 +21,7 @@ class Scorer(Protocol):
         ...
 
 
-class Online:
+class Online(Stateless):
     """Rollouts as a source.
 
     >>> Online(load_dataset(spec, tokenizer), engine, rewards, Sampling(), prompts_per_step=8, group_size=4)
@@ -142,6 +142,16 @@ class Judged:
 
     def receive(self, policy: Any, step: int) -> None:
         """Files do not change with the policy."""
+
+    def state(self) -> dict[str, Any]:
+        """The rewards given so far, by the prompt's key."""
+        rewards = {str(key): [[r, dict(parts)] for r, parts in known] for key, known in self._known.items()}
+        return {"rewards": rewards, "part": self._part.state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """The rewards as `state` gave them."""
+        self._part.load(state["part"])
+        self._known = {int(key): tuple((r, parts) for r, parts in known) for key, known in state["rewards"].items()}
 
     def _rewarded(self, group: Group) -> Group:
         pairs = zip(group.completions, self._known[group.prompt.key], strict=True)

@@ -112,6 +112,9 @@ class Portions:
     """Every so many steps the held-out data are evaluated; 0: before and after training only."""
     save_every: Index = 0
     """Every so many steps the model is written to checkpoints/; 0: at the end only."""
+    resume_every: Count | None = None
+    """Every so many steps everything is written that the same command needs to continue an interrupted run; None: when
+    ten minutes have passed since."""
     record_groups: Index = 4
     """Groups of each step kept in the run with their per-token quantities."""
     flat_steps: Count = 25

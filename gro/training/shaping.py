@@ -23,6 +23,10 @@ class Inner(Protocol):
 
     def receive(self, policy: Any, step: int) -> None: ...
 
+    def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: Mapping[str, Any]) -> None: ...
+
 
 class Shaped:
     """A source through one shape after the other."""
@@ -43,6 +47,14 @@ class Shaped:
     def receive(self, policy: Any, step: int) -> None:
         """Passed on."""
         self._source.receive(policy, step)
+
+    def state(self) -> dict[str, Any]:
+        """That of the source: shapes have none."""
+        return self._source.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Passed on."""
+        self._source.load(state)
 
 
 def best_against_worst(groups: Sequence[Group]) -> tuple[list[Group], dict[str, float]]:
@@ -73,7 +85,6 @@ def with_mismatches(groups: Sequence[Group]) -> tuple[list[Group], dict[str, flo
     the first.
 
     The KL estimate of KTO (Ethayarajh et al. 2024, sec. 4.1): y_j on x_i.  None where all groups have one prompt.
-    Among the groups of this process: with several, each borrows from its own, and the estimate is the mean of all.
     """
     shaped = []
     for i, group in enumerate(groups):

@@ -1,8 +1,8 @@
 """Where the groups of a step come from: rows of files, rollouts of the policy (`gro.training.rollouts`), or both in
 fixed shares.
 
-Everything is a function of the step: but for a replay buffer (`gro.training.replay`), a source keeps nothing that a
-resumed run would have to restore.
+Nearly everything is a function of the step.  What is not (a replay buffer, rewards that were given once) a source tells
+as its `state`, which a resumed run gives back.
 
 A source is an endless sequence of groups, numbered from 0; step s takes the numbers s·n … s·n + n − 1.  A sequence over
 D rows is one permutation of the rows after the other, keyed by (seed, epoch).  In a mixture, number i of the whole is
@@ -38,8 +38,27 @@ class Part(Protocol):
         """The policy was updated; rollouts from now on are its."""
         ...
 
+    def state(self) -> dict[str, Any]:
+        """What is no function of the step, in plain values, as a resumed run needs it."""
+        ...
 
-class Offline:
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        ...
+
+
+class Stateless:
+    """A source of which everything is a function of the step."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Nothing to go on from."""
+
+
+class Offline(Stateless):
     """Rows as they are, in an order keyed by (seed, epoch).
 
     >>> Offline(load_dataset(spec, tokenizer), per_step=8, seed=0)
@@ -100,6 +119,15 @@ class Mixture:
         """Tells every part."""
         for part in self._parts:
             part.receive(policy, step)
+
+    def state(self) -> dict[str, Any]:
+        """Part by part."""
+        return {"parts": [part.state() for part in self._parts]}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Part by part."""
+        for part, kept in zip(self._parts, state["parts"], strict=True):
+            part.load(kept)
 
 
 class Order:

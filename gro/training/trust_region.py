@@ -89,7 +89,7 @@ class _Vector:
 class _Distributions:
     """The policy's distributions at the tokens of a minibatch, as a function of its weights.
 
-    Plain rows, in packs of bounded size; means are over the trained tokens of samples, those of all processes.
+    Plain rows, in packs of bounded size, which processes share out; means are over the trained tokens of samples.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class _Distributions:
         self.model, self.vector, self.algorithm = policy.model, vector, algorithm
         self.seen, self.processes = seen, processes
         samples_B, mask_BT = seen.batch.samples_B, seen.batch.mask_BT
-        (number,) = processes.total([float((mask_BT & samples_B[:, None]).sum())])
+        number = int((mask_BT & samples_B[:, None]).sum())
         share_B = samples_B.double() / max(number, 1)
         head = policy.model.get_output_embeddings()
         assert head is not None
@@ -117,7 +117,8 @@ class _Distributions:
             width=mask_BT.shape[1],
             alone_above=longest_together(policy.model.config),
         )
-        self.packs = [(p, share_B[p.rows_R][p.row_M.to(share_B.device)]) for p in packs]
+        mine = packs[processes.rank :: processes.size]
+        self.packs = [(p, share_B[p.rows_R][p.row_M.to(share_B.device)]) for p in mine]
         """With each token's share of the mean: 0 for those of demonstrations."""
 
     def logits(self, pack: Pack, at_P: Tensor) -> Tensor:
@@ -151,12 +152,12 @@ class _Distributions:
                 logp_M = logp_MV.gather(-1, pack.target_M.to(old_P.device)[:, None])[:, 0]
                 entropy_M = -(logp_MV.exp() * logp_MV).sum(-1)
                 found_2BT[:, pack.rows_R] = torch.stack([pack.scatter(logp_M), pack.scatter(entropy_M)]).double()
-        (distance,) = self.processes.total([distance])
+        self.processes.whole(old, new)
+        distance = float(self.processes.sum(torch.tensor(distance, dtype=torch.float64)))
         return distance, self._loss(*old) - self._loss(*new)
 
     def _loss(self, logp_BT: Tensor, entropy_BT: Tensor) -> float:
-        together = self.processes.gather(replace(self.seen.batch, entropy_BT=entropy_BT), logp_BT)
-        return loss_value(together.more[0], together.batch, self.algorithm).item()
+        return loss_value(logp_BT, replace(self.seen.batch, entropy_BT=entropy_BT), self.algorithm).item()
 
 
 @contextmanager
@@ -225,7 +226,7 @@ class TrustRegionLearner:
         if norm > 0:
             with _differentiable(self.policy.model):
                 trial, residual = self._step(seen, ascent_P)
-        metrics = seen.observed(self.algorithm, self.processes) | {
+        metrics = seen.observed(self.algorithm) | {
             "grad_norm": norm,
             "trust_region/kl": trial.kl,
             "trust_region/improvement": trial.improvement,

@@ -1,4 +1,4 @@
-"""Two processes that hold different groups learn exactly what one process with all of them learns, in any layout."""
+"""Two or four processes that share the work learn exactly what one learns, in any layout."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from gro.algorithms import build, names
+from gro.errors import GroError
 from gro.objective import Algorithm
 from gro.policy.critic import Critic
 from gro.policy.policy import Layout, Policy
@@ -80,12 +81,10 @@ def start(layout: Layout) -> Policy:
     return policy
 
 
-def learnt(
-    name: str, mine: slice, processes: Processes, *, layout: Layout = "shared", tokens_per_micro: int = 20
-) -> dict[str, Any]:
-    """Gradients (before clipping), metrics and state of one update, on a part of the groups."""
+def learnt(name: str, processes: Processes, *, layout: Layout = "shared", tokens_per_micro: int = 20) -> dict[str, Any]:
+    """Gradients (before clipping), metrics and state of one update."""
     algorithm, shared = CASES[name]
-    groups = groups_for(algorithm)[mine]
+    groups = groups_for(algorithm)
     policy = start(layout)
     critic = Critic.on(policy) if shared else Critic.beside(policy)
     with torch.no_grad():
@@ -94,7 +93,7 @@ def learnt(
     minibatch, state = prepare(
         collate(groups, length_limit=8),
         policy,
-        Reference(made(1, layout)),
+        Reference(made(1, layout), processes),
         algorithm,
         {},
         updates=2,
@@ -128,29 +127,33 @@ def learnt(
     return {"gradients": gradients, "metrics": metrics | measured, "state": state}
 
 
-def worker(rank: int, folder: str) -> None:
-    """One of two processes."""
+def worker(rank: int, size: int, folder: str) -> None:
+    """One of several processes; four go in lockstep, as where weights are cut over them."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    processes = Processes.current()
-    mine = (slice(0, 2), slice(2, 5))[rank]
-    torch.save({name: learnt(name, mine, processes) for name in CASES}, f"{folder}/{rank}.pt")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    processes = Processes.current(lockstep=size == 4)
+    torch.save({name: learnt(name, processes) for name in CASES}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
-    """What each of two processes found, by case."""
+@pytest.fixture(scope="module", params=[2, 4])
+def each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Any]]]:
+    """What each of two, then of four processes found, by case."""
     folder = tmp_path_factory.mktemp("processes")
-    spawn(worker, args=(str(folder),), nprocs=2)
-    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
+    spawn(worker, args=(request.param, str(folder)), nprocs=request.param)
+    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(request.param)]
+
+
+@cache
+def alone(name: str) -> dict[str, Any]:
+    """What one process finds."""
+    return learnt(name, Processes())
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_learn_as_one(both: list[dict[str, dict[str, Any]]], name: str) -> None:
-    alone = learnt(name, slice(0, 5), Processes())
-    for found in (each[name] for each in both):
-        check_same(found, alone)
+def test_several_processes_learn_as_one(each: list[dict[str, dict[str, Any]]], name: str) -> None:
+    for found in (one[name] for one in each):
+        check_same(found, alone(name))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -159,9 +162,8 @@ def test_neither_packing_nor_shared_prefixes_change_the_update(name: str) -> Non
 
     Not to the last digit: norms are in single precision whatever the weights are.
     """
-    packed = learnt(name, slice(0, 5), Processes())
-    rows = learnt(name, slice(0, 5), Processes(), layout="rows", tokens_per_micro=10**6)
-    check_same(rows, packed, within=1e-5)
+    rows = learnt(name, Processes(), layout="rows", tokens_per_micro=10**6)
+    check_same(rows, alone(name), within=1e-5)
 
 
 def check_same(found: dict[str, Any], expected: dict[str, Any], *, within: float = 1e-9) -> None:
@@ -178,7 +180,12 @@ def check_same(found: dict[str, Any], expected: dict[str, Any], *, within: float
 def test_alone_nothing_is_exchanged() -> None:
     processes = Processes.current()
     assert processes == Processes(0, 1)
-    assert processes.total([2.0, 3.0]) == (2.0, 3.0)
-    assert processes.least(4) == 4
-    batch = collate(groups_for(build("grpo")), length_limit=None).batch
-    assert processes.gather(batch).batch is batch
+    assert processes.share("abc") == "abc"
+    assert processes.join([2.0, 3.0]) == [2.0, 3.0]
+    assert not processes.any(False)
+    ones = torch.ones(3)
+    processes.whole(ones)
+    assert ones.tolist() == [1.0, 1.0, 1.0]
+    processes.raise_together(None)
+    with pytest.raises(GroError, match=r"^broken$"):
+        processes.raise_together("broken")

@@ -1,0 +1,178 @@
+"""Where an interrupted run goes on: everything that one step leaves to the next, written whole or not at all.
+
+    state/step-N/        after N steps; the newest two are kept
+        state.json       plain numbers: step, updates, the credit's and the terms' state, the source's, the recorder's
+        weights.safetensors, critic.safetensors, optimizer.safetensors
+        reference.safetensors, known.safetensors      a reference that was refreshed; log-probs that were remembered
+        manifest.json    checksums of the rest, written last
+
+What is not here is a function of the recipe and the step: the order of rows, the noise of sampling, minibatches, the
+learning rate.  So a run that goes on from here does, to the bit, what it would have done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gro.errors import GroError, Interrupted
+from gro.objective.credit import State
+from gro.policy.critic import Critic
+from gro.policy.policy import Policy
+from gro.runs import files
+from gro.runs.plain import exact, size_text
+from gro.runs.store import CHECKPOINTS, STATE
+from gro.training.descent import Descent
+from gro.training.loop import Resumed, Source
+from gro.training.prepare import Reference
+from gro.training.processes import ALONE, Processes
+from gro.training.recording import Recorder
+
+PREFIX = "step-"
+KEPT = 2
+"""States on disk: if the newest is damaged, there is one more."""
+MINUTES = 10.0
+"""Between two states, where the recipe does not say how many steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """All that changes in a run from step to step, besides the loop's own plain numbers."""
+
+    policy: Policy
+    source: Source
+    recorder: Recorder
+    descents: Mapping[str, Descent] = field(default_factory=dict)
+    """Optimizers by the name of what they move."""
+    critic: Critic | None = None
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """What is learnt against, what is measured against; the same one may have two names."""
+    processes: Processes = ALONE
+
+    def save(self, folder: Path, step: int, state: State) -> None:
+        """Writes what a run needs that goes on after `step` steps."""
+        _write(self.policy.trained(), folder / "weights.safetensors")
+        if self.critic is not None:
+            self.critic.save(folder)
+        memory = {f"{who}: {key}": t for who, descent in self.descents.items() for key, t in descent.tensors().items()}
+        _write(memory, folder / "optimizer.safetensors")
+        for name, reference in self._references().items():
+            _write(reference.known(), folder / f"{name}-known.safetensors")
+            if reference.refreshed:
+                _write(reference.policy.trained(), folder / f"{name}.safetensors")
+        plain = {
+            "format": 1,
+            "step": step,
+            "processes": self.processes.size,
+            "updates": {who: descent.updates for who, descent in self.descents.items()},
+            "refreshed": [name for name, reference in self._references().items() if reference.refreshed],
+            "state": {name: exact(value) for name, value in state.items()},
+            "source": self.source.state(),
+            "recorder": self.recorder.state(),
+        }
+        files.write_json(folder / "state.json", plain)
+
+    def load(self, folder: Path) -> Resumed:
+        """What had been done as `save` wrote it; GroError where it is of another kind of run."""
+        plain = files.read_json(folder / "state.json")
+        if plain.get("format") != 1:
+            raise GroError(f"{folder}: written by another version of gro, which alone can go on from it")
+        self.policy.load_trained(_read(folder / "weights.safetensors"))
+        if self.critic is not None:
+            self.critic.restore(folder)
+        memory = _read(folder / "optimizer.safetensors")
+        for who, descent in self.descents.items():
+            mine = {key.partition(": ")[2]: t for key, t in memory.items() if key.startswith(f"{who}: ")}
+            descent.load(plain["updates"][who], mine)
+        for name, reference in self._references().items():
+            if name in plain["refreshed"]:
+                reference.refresh(self.policy)
+                reference.policy.load_trained(_read(folder / f"{name}.safetensors"))
+            reference.remember(_read(folder / f"{name}-known.safetensors"))
+        self.source.load(plain["source"])
+        self.recorder.load(plain["recorder"])
+        return Resumed(plain["step"], {name: float(value) for name, value in plain["state"].items()})
+
+    def _references(self) -> dict[str, Reference]:
+        """Each once."""
+        found: dict[int, tuple[str, Reference]] = {}
+        for name, reference in self.references.items():
+            found.setdefault(id(reference), (name, reference))
+        return dict(found.values())
+
+
+class Keeper:
+    """Told after every step; writes the state where that is due, and ends the run where somebody asked for it."""
+
+    def __init__(
+        self,
+        run: Path,
+        carried: Carried,
+        *,
+        every: int | None = None,
+        export_every: int = 0,
+        asked: Callable[[], str | None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`every`: so many steps; None: after MINUTES.  `export_every`: so many steps the model is exported, 0 for
+        never.  `asked`: whether to stop, and because of what."""
+        self.run, self.carried = run, carried
+        self._every, self._export_every, self._asked, self._clock = every, export_every, asked, clock
+        self._since = clock()
+
+    def __call__(self, step: int, state: State) -> None:
+        """Raises Interrupted, after the state was written, where somebody asked the run to stop."""
+        processes = self.carried.processes
+        if self._export_every and step % self._export_every == 0:
+            with files.new_directory(self.run / CHECKPOINTS / f"{PREFIX}{step}") as folder:
+                self.carried.policy.save(folder)
+        why, due = self._asked(), self._due(step)
+        for other, theirs in processes.join([(why, due)]) if processes.size > 1 else ():
+            why, due = why or other, due or theirs
+        if due or why:
+            self.save(step, state)
+        if why:
+            raise Interrupted(f"{why}: the state after step {step} is saved; the same command continues")
+
+    def save(self, step: int, state: State) -> None:
+        """Writes the state after this step, and then removes the oldest."""
+        with files.new_directory(self.run / STATE / f"{PREFIX}{step}") as folder:
+            self.carried.save(folder, step, state)
+        files.rotate(self.run / STATE, PREFIX, KEPT)
+        self._since = self._clock()
+
+    def _due(self, step: int) -> bool:
+        if self._every is not None:
+            return step % self._every == 0
+        return self._clock() - self._since >= 60 * MINUTES
+
+
+def newest(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest state from which the run can go on, and what is wrong with newer ones."""
+    return files.newest_complete(run / STATE, PREFIX)
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Safetensors hold what does not share memory."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    needed = sum(t.nbytes for t in whole.values())
+    with files.explained("write", path, needed):
+        files.announce("write", path)
+        try:
+            save_file(whole, path)
+        except SafetensorError as error:
+            free = size_text(files.free_bytes(path))
+            raise files.DiskError(f"cannot write {path}: {error} ({size_text(needed)} needed, {free} free)") from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise GroError(f"{path} cannot be read: {error}") from error
