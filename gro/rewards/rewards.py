@@ -19,6 +19,7 @@ from gro.rewards.batch import Batch, Kind, Trouble
 from gro.rewards.combine import weighted_sum
 from gro.rewards.functions import TrainerState
 from gro.rewards.pool import MEMORY_LIMIT, Pool
+from gro.rewards.ranges import ScoreRange
 from gro.rewards.selfcheck import Canaries, check_order
 from gro.rewards.spec import RewardSpec
 
@@ -142,6 +143,12 @@ class Rewards:
     def names(self) -> tuple[str, ...]:
         """The rewards' names, in the order of the specs: the keys of `Completion.rewards`."""
         return tuple(self._pools)
+
+    @property
+    def ranges(self) -> dict[str, ScoreRange]:
+        """Of the rewards that are trained models: between which scores the rows lie that each was trained on."""
+        known = {name: getattr(pool, "range", None) for name, pool in self._pools.items()}
+        return {name: scores for name, scores in known.items() if scores is not None}
 
     def score(self, groups: Sequence[Group], *, step: int = 0) -> list[Group]:
         """The same groups with `reward` and `rewards` set on every completion of role sample that has no reward yet.

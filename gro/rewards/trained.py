@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gro.rewards.batch import Batch, Score, Trouble
 from gro.rewards.functions import TrainerState
+from gro.rewards.ranges import ScoreRange
 
 if TYPE_CHECKING:  # it imports torch; the worker processes, which import this package, never need it
     from gro.policy.reward_model import RewardModel
@@ -29,8 +30,9 @@ class Trained:
 
     name = "reward_model"
 
-    def __init__(self, model: RewardModel, tokens_per_micro: int = 16384) -> None:
-        self._model, self._tokens_per_micro = model, tokens_per_micro
+    def __init__(self, model: RewardModel, tokens_per_micro: int = 16384, scores: ScoreRange | None = None) -> None:
+        """scores: of the model's own rows, where it is known."""
+        self._model, self._tokens_per_micro, self.range = model, tokens_per_micro, scores
 
     def score(self, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> Batch:
         """Scores of the completions; a prompt is read once for those that follow one another."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 import torch
@@ -14,6 +14,7 @@ from gro.objective import Algorithm, Term
 from gro.objective.credit import EQUAL
 from gro.objective.units import average
 from gro.objective.weights import ClippedRatio
+from gro.rewards.ranges import ScoreRange
 from gro.types import ROLES, Batch, Group
 
 APPROXKL = "policy/approxkl_avg"
@@ -153,6 +154,13 @@ def describe_rollouts(groups: Sequence[Group]) -> dict[str, float]:
             "completions/max_length": float(max(lengths)),
         }
     return metrics
+
+
+def outside_ranges(groups: Sequence[Group], ranges: Mapping[str, ScoreRange]) -> dict[str, float]:
+    """Of each reward that is a trained model: how many samples have a score outside that of its own rows."""
+    parts = [c.rewards for g in groups for c in g.completions if c.role == "sample"]
+    scores = {name: [score for part in parts if (score := part.get(name)) is not None] for name in ranges}
+    return {f"rewards/{name}/outside": ranges[name].share_outside(found) for name, found in scores.items() if found}
 
 
 def describe_duplicates(groups: Sequence[Group]) -> dict[str, float]:

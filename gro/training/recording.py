@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -15,15 +14,24 @@ from gro.errors import GroError
 from gro.objective import Algorithm, Term
 from gro.objective.credit import EQUAL
 from gro.policy.policy import Policy
+from gro.rewards.ranges import ScoreRange
 from gro.runs.plain import exact
 from gro.runs.progress import Progress
-from gro.runs.records import RolloutRecord
 from gro.runs.store import Run
 from gro.training.batching import Minibatch
 from gro.training.critic import CriticUpdate
 from gro.training.learner import Update
-from gro.training.metrics import describe_duplicates, describe_pairs, describe_rollouts, gap, k1_to, kl_to
+from gro.training.metrics import (
+    describe_duplicates,
+    describe_pairs,
+    describe_rollouts,
+    gap,
+    k1_to,
+    kl_to,
+    outside_ranges,
+)
 from gro.training.prepare import Reference
+from gro.training.rollout_records import rollout_records
 from gro.training.settings import Portions
 from gro.training.stopping import GOLD, Watch
 from gro.training.watching import Alarms, Raised
@@ -62,9 +70,12 @@ class Recorder:
         monitor: Reference | None = None,
         *,
         restricted: bool = False,
+        ranges: Mapping[str, ScoreRange] | None = None,
     ) -> None:
         """monitor: the starting policy, to measure the KL to it where the algorithm does not read it.  restricted:
-        samples are drawn with top_p or top_k, and so from another distribution than the one that is trained."""
+        samples are drawn with top_p or top_k, and so from another distribution than the one that is trained.
+        ranges: between which scores the rows lie on which a reward was trained, by its name."""
+        self.ranges = dict(ranges or {})
         self.run, self.progress, self.policy = run, progress, policy
         self.algorithm, self.portions, self.monitor = algorithm, portions, monitor
         self.evaluations: dict[int, dict[str, float]] = {}
@@ -80,7 +91,10 @@ class Recorder:
         metrics = self._metrics(step, result)
         if self._stop is not None:
             metrics |= self._stop.step(step, result.minibatch.groups)
-        self.run.record_rollouts(step, self._rollouts(result))
+        records = rollout_records(
+            result.first, result.minibatch, self.portions.record_groups, self.policy.tokenizer.decode
+        )
+        self.run.record_rollouts(step, records)
         self.run.record(step, metrics)
         if self._kl is not None:  # measured every so often; shown until the next time
             metrics.setdefault("kl", self._kl)
@@ -142,7 +156,7 @@ class Recorder:
         names = {name for update in updates for name in update.metrics}
         metrics = {n: fmean(u.metrics[n] for u in updates if n in u.metrics) for n in sorted(names)}
         groups = result.minibatch.groups
-        metrics |= describe_rollouts(groups) | describe_duplicates(groups)
+        metrics |= describe_rollouts(groups) | describe_duplicates(groups) | outside_ranges(groups, self.ranges)
         metrics |= {**result.observed, **self._early_stop(result)}
         if first is not None:
             metrics = {name: value for name, value in metrics.items() if not name.startswith("sampling/")}
@@ -192,57 +206,6 @@ class Recorder:
         start_BT = self.monitor.score(update.groups, self.portions.tokens_per_micro)
         self._kl = kl_to(start_BT, update.logp_BT, samples_BT)
         return {"kl": self._kl} | k1_to(start_BT, update.logp_BT, _fresh(step, update))
-
-    def _rollouts(self, result: StepResult) -> list[RolloutRecord]:
-        """Some groups of the step's first update, with what it computed of them."""
-        update, seen = result.first, result.first or result.minibatch
-        batch = seen.batch
-        records = []
-        for row, (g, group, completion) in enumerate(rows_of(seen.groups)):
-            if g >= self.portions.record_groups:
-                break
-            if completion.role == "mismatch":  # nobody's answer to this prompt
-                continue
-            n = len(completion.ids)
-
-            def tokens(quantity_BX, row: int = row, n: int = n):
-                if quantity_BX is None:
-                    return math.nan
-                return quantity_BX[row, :n] if quantity_BX.shape[1] != 1 else quantity_BX[row]
-
-            records.append(
-                RolloutRecord(
-                    group=g,
-                    row=row,
-                    prompt=self._text(group.prompt.ids),
-                    prompt_ids=group.prompt.ids,
-                    completion=self._text(completion.ids),
-                    completion_ids=completion.ids,
-                    role=completion.role,
-                    reward=completion.reward,
-                    rewards=completion.rewards,
-                    finish=completion.finish,
-                    tokens={
-                        "logp": tokens(update and update.logp_BT),
-                        "sampler": tokens(batch.sampler_BT),
-                        "ref": tokens(batch.ref_BT),
-                        "old": tokens(batch.old_BT),
-                        "value": tokens(batch.values_BT),
-                        "return": tokens(batch.returns_BT),
-                        "advantage": tokens(batch.advantage_BX),
-                        "entropy": tokens(batch.entropy_BT),
-                        "coefficient": tokens(update and update.c_BT),
-                        "trained": tokens(batch.mask_BT.float()),
-                    },
-                    key=group.prompt.key,
-                    temperature=completion.temperature,
-                    version=completion.version,
-                )
-            )
-        return records
-
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self.policy.tokenizer.decode(list(ids)))
 
     def _demonstrated(self, result: StepResult) -> bool:
         """Whether there were demonstrations that the algorithm learns from."""
