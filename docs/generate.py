@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 
+import alarm_table
 import chart
 import fault_table
 import picture
@@ -62,6 +63,7 @@ def pages() -> dict[str, Callable[[], str]]:
         f"images/curves/{name}.svg": lambda name=name: chart.svg(name, published()[name]) for name in published()
     }
     return written | {
+        "alarms.md": lambda: NOTE + alarm_table.page(),
         "algorithms/README.md": index,
         "proof.md": proof_page,
         "recipe-reference.md": lambda: NOTE + reference.page(),

@@ -178,6 +178,7 @@ SECTIONS = (
     Section(_settings("model", "create"), "model.create", f"Architectures: {', '.join(ARCHITECTURES)}."),
     Section(_settings("training"), "training"),
     Section(_settings("training", "stop"), "training.stop", "See [over-optimisation](overoptimisation.md)."),
+    Section(_settings("training", "alarms"), "training.alarms", "Causes, and what to do: [alarms](alarms.md)."),
     Section(_settings("optimizer"), "optimizer"),
     Section(_settings("critic"), "critic"),
     Section(_settings("reward_model"), "reward_model"),

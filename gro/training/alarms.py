@@ -269,7 +269,7 @@ ALARMS: tuple[Alarm, ...] = (
         "held_out_down",
         "{value:.0%} of the held-out reward's gain is lost while the reward in training rises (limit {limit:.0%})",
         "The reward is over-optimised: what raises it no longer helps on held-out data.",
-        "Stop at the best step (training.stop: {{by: gold}}), raise the KL, or improve the reward.",
+        "Stop at the best step (training.stop: {by: gold}), raise the KL, or improve the reward.",
         _held_out_lost,
         patience=2,
         evaluated=True,
