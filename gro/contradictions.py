@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,10 @@ def _of_model(config: Config) -> Iterator[str]:
     model = config.model
     if (model.path is None) == (model.create is None):
         yield "model: give either path or create" + (", not both" if model.path else "")
+    wants_adapter = model.lora is not None or (config.critic is not None and config.critic.lora is not None)
+    if wants_adapter and importlib.util.find_spec("peft") is None:
+        key = "critic.lora" if model.lora is None else "model.lora"
+        yield f"{key}: needs the package peft, which is not installed: pip install 'gro[lora]'"
     create = model.create
     if create is not None and create.all_bytes and create.vocab_size < _SMALLEST_VOCABULARY:
         yield f"model.create.vocab_size: found {create.vocab_size}; expected at least {_SMALLEST_VOCABULARY}"
@@ -240,6 +245,11 @@ def advice(config: Config, algorithm: Algorithm) -> Iterator[str]:
     """What is allowed, and yet probably not what was meant."""
     from gro.objective.credit import GroupZScore, Labels
 
+    if config.model.lora is not None and config.model.create is not None:
+        yield (
+            "model.lora: beside a model from nothing, whose random weights would stay as they are: an adapter is for a "
+            "model that was trained"
+        )
     credit: object = algorithm.credit
     while (inner := getattr(credit, "inner", None)) is not None:
         credit = inner
@@ -269,6 +279,8 @@ def _of_critic(config: Config, algorithm: Algorithm) -> Iterator[str]:
     shared = settings.kind == "shared"
     if shared and settings.path is not None:
         yield "critic.path: given, but with critic.kind: shared the critic has no model of its own"
+    if shared and settings.lora is not None:
+        yield "critic.lora: given, but with critic.kind: shared the critic has no model of its own"
     if shared and (algorithm.critic.frozen or algorithm.step is not None):
         why = "its critic stays as it is" if algorithm.critic.frozen else "a trust region is for the policy alone"
         yield f"critic.kind: shared, but {name} moves the policy without the critic ({why}): own"

@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gro.data.spec import DataSpec
 from gro.evaluation.overopt_settings import OveroptSettings
-from gro.policy.spec import CreateSpec
+from gro.policy.spec import CreateSpec, LoraSettings
 from gro.runs.plain import plain
 from gro.schema import CHECKED, Count, Index, Positive, Share
 from gro.training.settings import Optimization, Portions, Replaying, Resampling
 
 DataSpec.__pydantic_config__ = CHECKED  # type: ignore[attr-defined]
 CreateSpec.__pydantic_config__ = CHECKED  # type: ignore[attr-defined]
+LoraSettings.__pydantic_config__ = CHECKED  # type: ignore[attr-defined]
 
 Name = Annotated[str, Field(min_length=1)]
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")]
@@ -38,6 +39,9 @@ class ModelSettings:
     """Or: a small model from nothing, its tokenizer trained on the texts of this recipe's data."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     """Of the master weights, whatever the file holds."""
+    lora: LoraSettings | None = None
+    """Train a low-rank adapter beside the weights, which stay as they are; None: all weights.  {}: with its defaults.
+    Where path is an adapter's folder, that one is trained on; None merges it and trains all weights."""
     device: Device = "auto"
     """auto (a CUDA device where there is one), cpu, mps, cuda or cuda:1."""
     activation_checkpointing: bool = False
@@ -91,6 +95,8 @@ class CriticSettings:
     Its values are 0 at first, but for a reward model's, which begin as its scores."""
     warmup_steps: Index = 0
     """First steps, in which only the critic learns (of a shared one only the head)."""
+    lora: LoraSettings | None = None
+    """The adapter of a critic of its own; None: as the policy's, where that has one."""
     optimizer: Optimization | None = None
     """How its weights move; None: as the policy's.  A shared critic moves with the policy after its warm-up."""
 

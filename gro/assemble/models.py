@@ -15,6 +15,7 @@ from gro.config import Config
 from gro.data.files import read_rows
 from gro.data.spec import DataSpec
 from gro.errors import GroError
+from gro.policy import adapter, adapter_folder
 from gro.policy.create import configuration, create_model, train_tokenizer
 from gro.policy.folder import find, inspect
 from gro.policy.loading import load_tokenizer
@@ -58,7 +59,10 @@ def start_of(config: Config, run: Path | None = None) -> Start:
         path = config.model.path
         assert path is not None
         try:
-            return start_at(model_folder(path), allow_pickle=config.model.allow_pickle)
+            start = start_at(model_folder(path), allow_pickle=config.model.allow_pickle)
+            if config.model.lora is not None:
+                adapter.check_targets(start.architecture, config.model.lora)
+            return start
         except GroError as error:
             missing = "" if Path(path).expanduser().exists() else ". The run of another recipe has to be trained first"
             raise GroError(f"model: {error}{missing}") from error
@@ -67,16 +71,23 @@ def start_of(config: Config, run: Path | None = None) -> Start:
     with _of_create():
         tokenizer = train_tokenizer(_texts(config), create.vocab_size, all_bytes=create.all_bytes)
         if run is None:
-            return Start(None, tokenizer, configuration(create, tokenizer), _end_ids(None, tokenizer))
+            made = configuration(create, tokenizer)
+            if config.model.lora is not None:
+                adapter.check_targets(made, config.model.lora)
+            return Start(None, tokenizer, made, _end_ids(None, tokenizer))
         with files.new_directory(run / START) as folder:
             create_model(create, tokenizer, folder)
     return start_at(str(run / START))
 
 
 def start_at(path: str, *, allow_pickle: bool = False) -> Start:
-    """The model in a folder or on the hub, inspected: its files are complete, and nothing in them is executed."""
-    folder = inspect(find(path), allow_pickle=allow_pickle)
-    tokenizer = load_tokenizer(folder.path)
+    """The model in a folder or on the hub, inspected: its files are complete, and nothing in them is executed.
+
+    An adapter's folder stands for its base with the adapter on it.
+    """
+    place = adapter_folder.locate(path)
+    folder = inspect(find(place.base), allow_pickle=allow_pickle)
+    tokenizer = load_tokenizer(place.tokenizer)
     return Start(path, tokenizer, folder.config, _end_ids(folder.path, tokenizer))
 
 
@@ -98,8 +109,8 @@ def _of_create() -> Iterator[None]:
         raise GroError(f"model.create: {error}") from error
 
 
-def load_policy(config: Config, path: str) -> Policy:
-    """The model at `path` as the recipe wants it."""
+def load_policy(config: Config, path: str, *, trains: bool = True) -> Policy:
+    """The model at `path` as the recipe wants it; one that is not trained has no adapter apart."""
     settings = config.model
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise GroError(
@@ -112,6 +123,8 @@ def load_policy(config: Config, path: str) -> Policy:
         activation_checkpointing=settings.activation_checkpointing,
         allow_pickle=settings.allow_pickle,
         autocast=settings.autocast,
+        lora=settings.lora if trains else None,
+        seed=config.training.seed,
     )
 
 

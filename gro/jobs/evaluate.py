@@ -115,8 +115,8 @@ def run_evaluation(
             rewards = stack.enter_context(rewards_of(config, judged, start.tokenizer))
             try_rewards(console, rewards, "rewards", data)
         show = stack.enter_context(progress(1, "eval"))
-        policy = load_policy(config, chosen)
-        base = Reference(load_policy(config, str(compared))) if compares else None
+        policy = load_policy(config, chosen, trains=False)
+        base = Reference(load_policy(config, str(compared), trains=False)) if compares else None
         engine = LocalEngine(policy.model, slots=config.slots)
         sampling = sampling_of(config, start.tokenizer, data.ends)
         groups = data.held_out[: config.eval.limit]

@@ -124,7 +124,7 @@ def _untrained(config: Config, start: Start, size: ProxySize, member: int, path:
     )
     with files.new_directory(path / START) as folder:
         create_model(spec, start.tokenizer, folder)
-    return RewardModel.beside(load_policy(config, str(path / START)))
+    return RewardModel.beside(load_policy(config, str(path / START), trains=False))
 
 
 def _fit(

@@ -143,7 +143,7 @@ def _rival_answers(
     rewards: Sequence[Any] | None,
     on_progress: Progress | None,
 ) -> Sequence[Group]:
-    policy = load_policy(config, rival.path)
+    policy = load_policy(config, rival.path, trains=False)
     sampling = replace(
         sampling_of(config, rival.start.tokenizer, rival.data.ends), max_new_tokens=held_out.sampling.max_new_tokens
     )

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from gro.errors import GroError
+from gro.policy import adapter as adapters
+from gro.policy import adapter_folder
 from gro.policy.folder import Folder, find, inspect
-from gro.policy.loading import load, load_tokenizer, quiet
+from gro.policy.loading import load_tokenizer, quiet
 from gro.policy.packing import Pack
 from gro.policy.policy import Policy
 from gro.policy.scoring import decoder
+from gro.policy.spec import LoraSettings
 
 FILE = "critic.safetensors"
 
@@ -43,21 +47,60 @@ class Critic:
         return cls(policy, _zero_head(policy), shared=True)
 
     @classmethod
-    def beside(cls, policy: Policy) -> Critic:
-        """A copy of the policy's trunk with a head of its own; every value is 0 at first."""
+    def beside(cls, policy: Policy, *, lora: LoraSettings | None = None, seed: int = 0) -> Critic:
+        """A copy of the policy's trunk with a head of its own; every value is 0 at first.
+
+        Beside a policy with an adapter the copy has one too, on the same frozen weights.
+
+        Args:
+            lora: a new adapter of another kind than the policy's; None: as the policy has it.
+            seed: of that new adapter.
+
+        Raises:
+            GroError: `lora` is given where the policy's own adapter is part of what the critic starts from.
+        """
         trunk = copy.copy(policy)
-        output = policy.model.get_output_embeddings()
-        trunk.model = copy.deepcopy(policy.model, {id(output): output})  # a critic never uses it: it is not copied
+        output: Any = policy.model.get_output_embeddings()
+        # A critic never uses it: it is not copied.
+        trunk.model = copy.deepcopy(policy.model, policy.untrained() | {id(output): output})  # type: ignore[arg-type]
+        if lora is not None:
+            trains = output.weight.requires_grad
+            _exchange(trunk, lora, seed)
+            output.requires_grad_(trains)  # it is the policy's
         return cls(trunk, _zero_head(policy), shared=False)
 
     @classmethod
-    def load(cls, path_or_name: str | Path, policy: Policy, *, allow_pickle: bool = False) -> Critic:
+    def load(
+        cls,
+        path_or_name: str | Path,
+        policy: Policy,
+        *,
+        allow_pickle: bool = False,
+        lora: LoraSettings | None = None,
+        seed: int = 0,
+    ) -> Critic:
         """Another model's trunk: a reward model (sequence classification, with its score head) or a causal model.
+
+        Args:
+            path_or_name: of the model.
+            policy: whose values they are.
+            allow_pickle: see `Policy.load`.
+            lora: the adapter that the trunk gets; None: one as the policy's, where that has one.
+            seed: of its first weights.
 
         Raises:
             GroError: it has another tokenizer than the policy, or is neither, or its files are at fault.
         """
-        folder = inspect(find(path_or_name), allow_pickle=allow_pickle)
+        critic = cls._load(path_or_name, policy, allow_pickle)
+        settings = lora or (policy.adapter.settings if policy.adapter is not None else None)
+        if settings is not None:
+            critic.trunk.adapt(settings, seed=seed)
+        return critic
+
+    @classmethod
+    def _load(cls, path_or_name: str | Path, policy: Policy, allow_pickle: bool) -> Critic:
+        place = adapter_folder.locate(path_or_name)
+        folder = inspect(find(place.base), allow_pickle=allow_pickle)
         tokenizer = load_tokenizer(folder.path)
         if tokenizer.get_vocab() != policy.tokenizer.get_vocab():
             raise GroError(
@@ -66,10 +109,16 @@ class Critic:
             )
         dtype, device = policy.model.dtype, policy.device
         if not any(name.endswith("ForSequenceClassification") for name in folder.config.architectures or ()):
-            name = str(dtype).removeprefix("torch.")
-            model, _ = load(folder.path, dtype=name, device=str(device), allow_pickle=allow_pickle)
-            trunk = Policy(model, policy.tokenizer, autocast=policy.autocast)
+            trunk = Policy.load(
+                path_or_name,
+                dtype=str(dtype).removeprefix("torch."),
+                device=str(device),
+                allow_pickle=allow_pickle,
+                autocast=policy.autocast,
+            )
             return cls(trunk, _zero_head(trunk), shared=False)
+        if place.adapter is not None:
+            raise GroError(f"{place.adapter} is an adapter on a reward model; give the folder in which it is merged")
         model, head = score_model(folder, dtype, allow_pickle)
         trunk = Policy(model.to(device), policy.tokenizer, autocast=policy.autocast)  # type: ignore[arg-type]
         return cls(trunk, head.to(device), shared=False)
@@ -89,22 +138,52 @@ class Critic:
         """[R, T] values from the hidden states that predict the pack's scored tokens; differentiable."""
         return pack.scatter(self.head(hidden_MH.to(self.head.weight.dtype))[:, 0])
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the head, and a trunk that is not the policy's, to critic.safetensors in this folder."""
-        save_model(self._module, str(Path(folder) / FILE))
+    def trained(self) -> dict[str, Tensor]:
+        """Everything of the critic that training can change, by name: beside a policy with an adapter, not the trunk
+        but its adapter."""
+        others = {} if self.shared else self.trunk.untrained()
+        return {name: p for name, p in self._module.named_parameters() if id(p) not in others}
 
+    def save(self, folder: str | Path) -> None:
+        """Writes what can be trained to critic.safetensors in this folder."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.trained().items()}
+        save_file(tensors, str(Path(folder) / FILE))
+
+    @torch.no_grad()
     def restore(self, folder: str | Path) -> None:
         """Takes the weights that `save` wrote; GroError where they are those of another critic."""
-        file = Path(folder) / FILE
+        file, mine = Path(folder) / FILE, self.trained()
         try:
-            load_model(self._module, file, device=str(self.head.weight.device))
-        except (OSError, RuntimeError) as error:
+            tensors = load_file(file)
+        except (OSError, SafetensorError) as error:
             raise GroError(f"{file}: not the weights of this critic: {error}") from error
+        wrong = sorted(mine.keys() ^ tensors.keys()) or [n for n, t in mine.items() if t.shape != tensors[n].shape]
+        if wrong:
+            raise GroError(
+                f"{file}: not the weights of this critic: {wrong[0]} is missing, unknown or of another shape"
+            )
+        for name, tensor in mine.items():
+            tensor.copy_(tensors[name])
 
     @property
     def _module(self) -> nn.Module:
         parts: dict[str, nn.Module] = {"head": self.head}
         return nn.ModuleDict(parts if self.shared else parts | {"trunk": decoder(self.trunk.model)})
+
+
+def _exchange(trunk: Policy, lora: LoraSettings, seed: int) -> None:
+    """A new adapter in place of one that has changed nothing yet."""
+    base = None
+    if trunk.adapter is not None:
+        if not adapters.is_fresh(trunk.model):
+            raise GroError(
+                "critic.lora: given, but the policy starts with an adapter of its own, which its critic begins as a "
+                "copy of; leave it out, or give the critic a model of its own (critic.path)"
+            )
+        base = trunk.adapter.base
+        adapters.detach(trunk.model, merge=False)
+        trunk.adapter = None
+    trunk.adapt(lora, seed=seed, base=base)
 
 
 def _zero_head(policy: Policy) -> nn.Linear:

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gro.errors import GroError
-from gro.policy import attention, probe
+from gro.policy import adapter as adapters
+from gro.policy import adapter_folder, attention, probe
+from gro.policy.adapter import Adapter, Base
+from gro.policy.folder import find, inspect
 from gro.policy.limits import longest_row, longest_together
-from gro.policy.loading import load, quiet, silence_dropout
+from gro.policy.loading import check_vocabulary, load, load_tokenizer, quiet, silence_dropout
 from gro.policy.packing import Pack, pack
 from gro.policy.scoring import Scored, hidden_states, score
+from gro.policy.spec import LoraSettings
 from gro.types import Group
 
 __all__ = ["Layout", "Policy", "Scored"]
 
 Layout = Literal["shared", "rows"]
 """shared: prompts once, a stream without padding.  rows: every completion with its own copy of the prompt."""
+ADAPTER = "adapter"
+"""The folder beside an exported model's files that holds its adapter alone."""
 
 
 class Policy:
@@ -58,6 +64,8 @@ class Policy:
         self.model = model
         self.tokenizer = tokenizer
         self.autocast: Literal["bfloat16"] | None = autocast
+        self.adapter: Adapter | None = None
+        """What is learnt in place of the model's own weights; see `adapt`."""
         self._transform = probe.find_transform(model)
         self.layout: Layout = layout or _choose(model, self._transform)
         # Plain rows keep the model's own attention: the registered one knows nothing but plans.
@@ -74,8 +82,10 @@ class Policy:
         activation_checkpointing: bool = False,
         allow_pickle: bool = False,
         autocast: Literal["bfloat16"] | None = None,
+        lora: LoraSettings | None = None,
+        seed: int = 0,
     ) -> Policy:
-        """A model in Hugging Face format from a folder or the hub.
+        """A model in Hugging Face format from a folder or the hub; or an adapter's folder, with the base it names.
 
         Args:
             dtype: of the master weights, whatever the file holds.
@@ -83,12 +93,33 @@ class Policy:
             activation_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
             allow_pickle: also read pickled weights, which can run code hidden in them.
             autocast: see `Policy`.
+            lora: train an adapter: an adapter's folder goes on from there, any other model gets a new one.  None: all
+                weights are the policy's own, and an adapter is merged into them.
+            seed: of a new adapter's first weights.
 
         Raises:
             GroError: what is wrong with the model, by file and tensor.
         """
-        model, tokenizer = load(path_or_name, dtype=dtype, device=device, allow_pickle=allow_pickle)
+        place = adapter_folder.locate(path_or_name)
+        folder = None
+        if lora is not None or place.adapter is not None:
+            adapters.require()
+            folder = inspect(find(place.base), allow_pickle=allow_pickle)
+        if lora is not None and folder is not None:
+            adapters.check_targets(folder.config, lora)
+        model, tokenizer = load(place.base, dtype=dtype, device=device, allow_pickle=allow_pickle)
+        if place.adapter is not None and place.tokenizer == place.adapter:
+            tokenizer = load_tokenizer(place.adapter)
+            check_vocabulary(tokenizer, model, place.adapter)
         policy = cls(model, tokenizer, autocast=autocast)
+        if place.adapter is not None and folder is not None:
+            policy.adapter = adapter_folder.read(place, model, folder, lora)
+            if lora is None:
+                adapters.detach(model, merge=True)
+                model.requires_grad_(True)
+                policy.adapter = None
+        elif lora is not None and folder is not None:
+            policy.adapt(lora, seed=seed, base=adapter_folder.base_of(place, folder))
         if activation_checkpointing:
             policy.checkpoint_activations()
         return policy
@@ -139,17 +170,78 @@ class Policy:
         with self._precision():
             return hidden_states(self.model, pack)
 
-    def snapshot(self) -> Policy:
-        """A frozen copy of the policy as it is now: what a reference is."""
-        frozen = copy.copy(self)
-        frozen.model = copy.deepcopy(self.model).eval().requires_grad_(False)
+    def adapt(self, settings: LoraSettings, *, seed: int = 0, base: Base | None = None) -> None:
+        """Attaches a new adapter in place, which changes nothing yet: from now on nothing else of the model trains.
+
+        Args:
+            settings: see `LoraSettings`.
+            seed: its first weights are a function of this and of nothing else.
+            base: what the model is when nothing is added to it; None: as the model names itself.
+
+        Raises:
+            GroError: peft is not installed, or the model lacks a target.
+        """
+        assert self.adapter is None, "one adapter at a time"
+        config = adapters.configure(self.model, settings)
+        adapters.attach(self.model, config, seed)
+        self.adapter = Adapter(settings, config, base or Base(self.model.name_or_path or ""))
+
+    def snapshot(self) -> Self:
+        """A frozen copy of the policy as it is now: what a reference is.
+
+        Beside an adapter nothing changes, so only that is copied; one that changes nothing yet is left out of the
+        computation, which gives the model that it was attached to, to the bit.
+        """
+        frozen = self.twin()
+        frozen.model.eval().requires_grad_(False)
+        if frozen.adapter is not None:
+            adapters.rest(frozen.model)
         return frozen
 
+    def twin(self) -> Self:
+        """A copy that trains on its own.  Weights that training does not change are shared, not copied."""
+        other = copy.copy(self)
+        other.model = copy.deepcopy(self.model, self.untrained())  # type: ignore[arg-type]
+        return other
+
+    def trained(self) -> dict[str, Tensor]:
+        """Everything that training can change, by name, the tensors themselves; tied weights once."""
+        if self.adapter is not None:
+            return dict(adapters.weights_of(self.model))
+        return dict(self.model.named_parameters())
+
+    def untrained(self) -> dict[int, Tensor]:
+        """The other weights by identity: those that copies of the model share."""
+        trained = {id(tensor) for tensor in self.trained().values()}
+        return {id(p): p for p in self.model.parameters() if id(p) not in trained}
+
+    def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes the weights that `trained` gave; GroError where they are those of another model."""
+        mine = self.trained()
+        wrong = sorted(mine.keys() ^ tensors.keys()) or [n for n, t in mine.items() if t.shape != tensors[n].shape]
+        if wrong:
+            raise GroError(f"not the weights of this model: {wrong[0]} is missing, unknown or of another shape")
+        with torch.no_grad():
+            for name, tensor in mine.items():
+                tensor.copy_(tensors[name])
+        if self.adapter is not None and not any(tensor.requires_grad for tensor in mine.values()):
+            adapters.rest(self.model)
+
+    def follow(self, other: Policy) -> None:
+        """Takes over the other's present weights; it must be a copy of this policy, or this one of it."""
+        self.load_trained(other.trained())
+
     def save(self, path: str | Path) -> None:
-        """Writes Hugging Face format (safetensors and tokenizer), which plain transformers loads."""
+        """Writes Hugging Face format (safetensors and tokenizer), which plain transformers loads.
+
+        An adapter is merged into its layers there, and lies beside them in peft's format, in the folder `adapter`.
+        """
+        state = None if self.adapter is None else adapters.merged_state(self.model)
         with quiet():
-            self.model.save_pretrained(path)
+            self.model.save_pretrained(path, state_dict=state)
         self.tokenizer.save_pretrained(path)
+        if self.adapter is not None:
+            adapter_folder.write(Path(path) / ADAPTER, self.adapter, self.model)
 
     def _precision(self) -> AbstractContextManager[object]:
         if self.autocast is None:

@@ -5,7 +5,6 @@ R  rows (completions)     T  completion tokens, and one more     M, H  scored to
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from gro.errors import GroError
+from gro.policy import adapter as adapters
+from gro.policy import adapter_folder
+from gro.policy.adapter import Base
 from gro.policy.critic import Critic, score_model
 from gro.policy.folder import find, inspect
 from gro.policy.loading import load_tokenizer, quiet
 from gro.policy.packing import Pack
-from gro.policy.policy import Policy
+from gro.policy.policy import ADAPTER, Policy
 from gro.policy.scoring import Scored, decoder
+from gro.policy.spec import LoraSettings
 from gro.types import Completion, Group, rows_of
 
 _END = 0
@@ -55,7 +58,7 @@ class RewardModel(Policy):
     def __init__(self, trunk: Policy, head: nn.Linear) -> None:
         """Takes both over.  `trunk` was probed as a language model; its output embedding gives way to the head."""
         self.model, self.tokenizer, self.autocast = trunk.model, trunk.tokenizer, trunk.autocast
-        self.layout, self._transform = trunk.layout, trunk._transform
+        self.layout, self._transform, self.adapter = trunk.layout, trunk._transform, trunk.adapter
         # Pairs know nothing of a constant, and the format that it is saved in has none.
         if head.bias is not None and bool(head.bias.any()):
             raise GroError("a score head with a bias cannot be saved as a reward model; its bias must be 0")
@@ -65,7 +68,7 @@ class RewardModel(Policy):
 
     @classmethod
     def beside(cls, policy: Policy) -> RewardModel:
-        """A copy of the policy's trunk; every score is 0 at first."""
+        """A copy of the policy's trunk; every score is 0 at first.  Of one with an adapter only that is copied."""
         critic = Critic.beside(policy)
         return cls(critic.trunk, critic.head)
 
@@ -78,8 +81,12 @@ class RewardModel(Policy):
         device: str = "auto",
         allow_pickle: bool = False,
         autocast: Literal["bfloat16"] | None = None,
+        lora: LoraSettings | None = None,
+        seed: int = 0,
     ) -> RewardModel:
         """A sequence-classification model in Hugging Face format that gives one score, with its tokenizer.
+
+        The arguments are those of `Policy.load`.
 
         Raises:
             GroError: what is wrong with it, by file and tensor.
@@ -90,7 +97,11 @@ class RewardModel(Policy):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         trunk = Policy(model.to(device), tokenizer, autocast=autocast)  # type: ignore[arg-type]
-        return cls(trunk, head.to(device))
+        scores = cls(trunk, head.to(device))
+        if lora is not None:
+            base = adapter_folder.base_of(adapter_folder.Place(str(path_or_name)), folder)
+            scores.adapt(lora, seed=seed, base=base)
+        return scores
 
     @property
     def head(self) -> nn.Linear:
@@ -105,11 +116,20 @@ class RewardModel(Policy):
         score_M = self.head(hidden_MH.to(self.head.weight.dtype))[:, 0]
         return Scored(pack.scatter(score_M), None, hidden_MH)
 
+    def adapt(self, settings: LoraSettings, *, seed: int = 0, base: Base | None = None) -> None:
+        """As `Policy.adapt`; the head trains as before."""
+        super().adapt(settings, seed=seed, base=base)
+        self.head.requires_grad_(True)
+
+    def trained(self) -> dict[str, Tensor]:
+        """As `Policy.trained`; the head is always among them."""
+        head = self.head.weight
+        name = next(n for n, p in self.model.named_parameters() if p is head)
+        return super().trained() | {name: head}
+
     def copy(self) -> RewardModel:
         """Another one with the same weights, to be trained on its own."""
-        other = copy.copy(self)
-        other.model = copy.deepcopy(self.model)
-        return other
+        return self.twin()
 
     @torch.no_grad()
     def scores(self, groups: Sequence[Group], tokens_per_micro: int) -> Tensor:
@@ -121,7 +141,10 @@ class RewardModel(Policy):
         return scores_B
 
     def save(self, path: str | Path) -> None:
-        """Writes a Hugging Face sequence-classification model with one label, and the tokenizer."""
+        """Writes a Hugging Face sequence-classification model with one label, and the tokenizer.
+
+        An adapter is merged there, and lies beside it together with the head, in peft's format.
+        """
         config = type(self.model.config).from_dict(self.model.config.to_dict())
         config.num_labels = 1
         if config.pad_token_id is None:  # plain transformers finds a row's last token by what follows it
@@ -131,5 +154,8 @@ class RewardModel(Policy):
                 model = AutoModelForSequenceClassification.from_config(config)
             setattr(model, model.base_model_prefix, decoder(self.model))
             model.score = self.head
-            model.save_pretrained(path)
+            model.save_pretrained(path, state_dict=None if self.adapter is None else adapters.merged_state(model))
         self.tokenizer.save_pretrained(path)
+        if self.adapter is not None:
+            head = {"score.weight": self.head.weight}
+            adapter_folder.write(Path(path) / ADAPTER, self.adapter, model, head)

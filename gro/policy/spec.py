@@ -1,9 +1,18 @@
-"""What a user says about a small model to be made.  Light to import: recipes are checked with it."""
+"""What a user says about a small model to be made, and about an adapter.
+
+Light to import: recipes are checked with it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from gro.schema import Count, Positive
+
+Name = Annotated[str, Field(min_length=1)]
 ARCHITECTURES = (
     "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt2", "gpt_neox",
 )  # fmt: skip
@@ -61,3 +70,23 @@ class CreateSpec:
             return self.intermediate_size
         gated = self.architecture not in ("gpt2", "gpt_neox", "phi")
         return -(-self.hidden_size * 8 // (3 * 64)) * 64 if gated else 4 * self.hidden_size
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """Low-rank adapters (LoRA, Hu et al. 2021): every weight stays as it is, and beside it alpha/rank · B·A is learnt.
+
+    There is no dropout: scores must not depend on chance.
+    """
+
+    rank: Count = 16
+    """Rows of A and columns of B."""
+    alpha: Positive = 32.0
+    """What B·A is multiplied by, times the rank."""
+    targets: Literal["all-linear"] | tuple[Name, ...] = "all-linear"
+    """Which layers have one: all linear ones but the output embedding, or names such as [q_proj, v_proj]."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where no layer is named."""
+        if not self.targets:
+            raise ValueError("targets: found none; expected all-linear or names of linear layers")

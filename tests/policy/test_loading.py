@@ -148,7 +148,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is not JSON": (lambda f: (f / "config.json").write_text("{"), r"config\.json is not valid JSON: .*line 1"),
     "adapter": (
         lambda f: (f / "config.json").rename(f / "adapter_config.json"),
-        "holds an adapter, not a model; give the folder of its base model",
+        "adapter_config.json: base_model_name_or_path is missing; an adapter needs the model it is for",
     ),
     "LFS pointer": (
         lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0"),
