@@ -129,21 +129,6 @@ def remove_directory(path: Path) -> None:
         shutil.rmtree(doomed)
 
 
-def set_aside(path: Path) -> Path:
-    """Give a damaged directory the name damaged-…, so that its own is free for a sound one; the new path.
-
-    An earlier one of that name is removed: one is enough to look at.
-    """
-    aside = path.with_name(f"damaged-{path.name}")
-    if aside.exists():
-        remove_directory(aside)
-    with explained("rename", path):
-        announce("rename", aside)
-        os.rename(path, aside)
-        sync_directory(path.parent)
-    return aside
-
-
 # Numbered directories, such as checkpoints/step-20
 
 

@@ -29,7 +29,6 @@ from gro.runs.directories import (
     publish_directory,
     remove_directory,
     rotate,
-    set_aside,
     sweep,
     verify_directory,
 )
@@ -66,7 +65,6 @@ __all__ = [
     "remove_directory",
     "rotate",
     "scratch",
-    "set_aside",
     "size_text",
     "sweep",
     "verify_directory",

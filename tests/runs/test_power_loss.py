@@ -55,7 +55,7 @@ def whole(path: Path, shards: int = 1) -> dict[str, dict[str, bytes]]:
 
 
 def faults_of(record: Record, expected: dict[str, dict[str, bytes]], room: Path, limit: int = 60) -> tuple[int, list]:
-    """How many states were tried, and the first from which what was promised, or something newer, is not found whole."""
+    """How many states were tried, and the first from which what was promised, or something newer, is not found."""
     chance = random.Random(0)
     tried, faults = 0, []
     known: dict[frozenset, str | None] = {}
