@@ -34,6 +34,7 @@ def holder(path: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.fault("P7")
 def test_a_second_process_is_refused_within_a_second_naming_the_first(tmp_path: Path) -> None:
     process = holder(tmp_path / "lock")
     try:
@@ -54,6 +55,7 @@ def test_a_second_process_is_refused_within_a_second_naming_the_first(tmp_path: 
     assert second.message.startswith(f"took over from process {process.pid} on ")
 
 
+@pytest.mark.fault("P7")
 def test_an_owner_on_another_host_is_named(tmp_path: Path) -> None:
     lock = RunLock.acquire(tmp_path / "lock")
     record = {"pid": 4711, "host": "node-17", "started": "2026-01-02T03:04:05Z"}
@@ -106,6 +108,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.fault("P7")
 def test_of_two_racing_processes_exactly_one_wins(tmp_path: Path) -> None:
     pipe = subprocess.PIPE
     racers = [subprocess.Popen([sys.executable, "-c", RACER], stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
@@ -121,6 +124,7 @@ def test_of_two_racing_processes_exactly_one_wins(tmp_path: Path) -> None:
         racer.communicate()
 
 
+@pytest.mark.fault("P7")
 def test_a_forked_child_does_not_keep_its_killed_parents_lock(tmp_path: Path) -> None:
     """Reward workers may outlive a killed trainer for a moment; the rerun must not be refused because of them."""
     inner, outer = os.pipe()
@@ -146,3 +150,48 @@ def test_a_forked_child_does_not_keep_its_killed_parents_lock(tmp_path: Path) ->
         lock.release()
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+def killed_owner(path: Path) -> int:
+    """The id of a process that was killed while it held the lock."""
+    inner, outer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _lock = RunLock.acquire(path)
+        os.write(outer, b".")
+        signal.pause()
+    assert os.read(inner, 1) == b"."
+    os.close(inner)
+    os.close(outer)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return child
+
+
+@pytest.mark.fault("P7")
+@pytest.mark.parametrize("times", [5, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_lock_that_was_left_behind_is_taken_over_every_time(tmp_path: Path, times: int) -> None:
+    for _ in range(times):
+        child = killed_owner(tmp_path / "lock")
+        lock = RunLock.acquire(tmp_path / "lock")
+        assert lock.predecessor is not None
+        assert (lock.predecessor.pid, lock.predecessor.host) == (child, socket.gethostname())
+        lock.release()
+
+
+@pytest.mark.fault("P7")
+@pytest.mark.parametrize("times", [3, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_run_that_has_an_owner_is_refused_every_time_within_a_second(tmp_path: Path, times: int) -> None:
+    process = holder(tmp_path / "lock")
+    try:
+        took = []
+        for _ in range(times):
+            began = time.monotonic()
+            with pytest.raises(GroError, match=f"in use by process {process.pid} on "):
+                Run.open(tmp_path, {})
+            took.append(time.monotonic() - began)
+        assert owner(tmp_path / "lock") is not None
+    finally:
+        process.kill()
+        process.wait()
+    assert max(took) < 1.0, sorted(took)[-5:]  # it waits 0.4 s for readers; the rest is this machine's

@@ -63,7 +63,7 @@ def test_rows_tokens_and_settings_are_named(failure: str, plain_rows: bool) -> N
 @pytest.mark.fault("P8")
 def test_a_single_row_needs_to_be_shorter() -> None:
     (pack,) = packs_of(groups((4,)), 1000)
-    with pytest.raises(GroError, match="of 5 tokens in one row. It needs shorter rows, or"), naming_the_batch(pack):
+    with pytest.raises(GroError, match=r"of 5 tokens in one row\. It needs shorter rows, or"), naming_the_batch(pack):
         really()
 
 
