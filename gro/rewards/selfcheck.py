@@ -77,7 +77,7 @@ def _pair(a: Sequence[float], b: Sequence[float]) -> str:
 
 @dataclass(slots=True)
 class Canaries:
-    """Completions of the first batch, with what the reward said of them then."""
+    """Completions of the first batch, with what the reward said of them then: of them alone, as it may compare them."""
 
     columns: Mapping[str, Sequence[Any]]
     state: TrainerState
@@ -85,31 +85,43 @@ class Canaries:
     step: int
     calls: int = 0
     """Of `score`, since they were last asked about."""
+    told: bool = False
 
     @classmethod
     def of(cls, pool: Pool, batch: Batch, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> Canaries | None:
-        """None where a score may rightly depend on the others of its batch, or asking again would be slow or tell
-        nothing, as the reward does not even say the same twice."""
+        """None where asking again would be slow or tell nothing, as the reward does not even say the same twice."""
         rows = [row for row, score in sorted(batch.scores.items()) if isinstance(score, float)][:CHECKED]
-        if not pool.samplewise or not rows or batch.seconds > CHEAP:
+        if not rows or batch.seconds > CHEAP:
             return None
-        said = [score for row in rows if isinstance(score := batch.scores[row], float)]
-        if not _same(said, _scores(pool, columns, rows, state) or []):
+        said = _scores(pool, columns, rows, state)
+        if pool.samplewise:
+            first: list[float] | None = [score for row in rows if isinstance(score := batch.scores[row], float)]
+        else:
+            first = _scores(pool, columns, rows, state)
+        if said is None or first is None or not _same(first, said):
             return None
         kept = {name: [values[row] for row in rows] for name, values in columns.items()}
-        return cls(kept, state, said, state.global_step)
+        return cls(kept, state, first, state.global_step)
 
     def drifted(self, pool: Pool, name: str) -> str | None:
-        """Asks again, each CANARY_EVERY calls: a notice where the answer is another, and new processes."""
+        """Asks again, each CANARY_EVERY calls: a notice where the answer is another, and new processes.
+
+        The processes of a function that sees whole batches are left alone, and it is told once: what it remembers from
+        one call to the next may be meant.
+        """
         self.calls += 1
-        if self.calls < CANARY_EVERY:
+        if self.calls < CANARY_EVERY or self.told:
             return None
         self.calls = 0
         now = _scores(pool, self.columns, range(len(self.scores)), self.state)
         if now is None or _same(self.scores, now):
             return None  # where it fails, the failures tell
-        pool.restart()
-        return (
+        said = (
             f"reward {name!r} gives a completion of step {self.step} another score than it did then "
-            f"({_pair(self.scores, now)}): something has changed its state; its processes were replaced"
+            f"({_pair(self.scores, now)}): "
         )
+        if pool.samplewise:
+            pool.restart()
+            return said + "something has changed its state; its processes were replaced"
+        self.told = True
+        return said + "it remembers something, so a run with it cannot be repeated exactly"

@@ -202,6 +202,7 @@ def in_sandboxes() -> list[str]:
     return found
 
 
+@pytest.mark.fault("R6", "R8")
 @needs_sandbox
 @pytest.mark.parametrize(("good", "tests", "every"), [(GOOD, TESTS, 1), (GOOD_PROGRAM, PAIRS, 3)])
 def test_no_forgery_passes_and_right_code_beside_it_does(good: str, tests: Any, every: int) -> None:
@@ -214,6 +215,7 @@ def test_no_forgery_passes_and_right_code_beside_it_does(good: str, tests: Any, 
     assert (scores[0], scores[-1]) == (1.0, 1.0)
 
 
+@pytest.mark.fault("R5", "R6")
 @needs_sandbox
 def test_no_attack_reaches_anything(tmp_path: Path, listener: Listener) -> None:
     canary = tmp_path / "canary"
@@ -233,6 +235,7 @@ def test_no_attack_reaches_anything(tmp_path: Path, listener: Listener) -> None:
     assert strays() == []
 
 
+@pytest.mark.fault("R4")
 @needs_sandbox
 def test_what_hangs_ends_at_its_limit() -> None:
     limit = 2.0
@@ -248,6 +251,7 @@ def test_what_hangs_ends_at_its_limit() -> None:
     assert strays() == []
 
 
+@pytest.mark.fault("R6")
 @needs_sandbox
 def test_nothing_of_this_machine_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is seen without the sandbox, so it is the sandbox that hides it."""
@@ -294,6 +298,7 @@ REFUSED_IN_A_SANDBOX = {
 }
 
 
+@pytest.mark.fault("R5", "R6")
 @pytest.mark.parametrize("unsafe", [True, pytest.param(False, marks=needs_sandbox)])
 def test_limits_hold(unsafe: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if unsafe:
@@ -325,6 +330,7 @@ def no_bwrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     sandbox_module._unusable.cache_clear()
 
 
+@pytest.mark.fault("R6")
 def test_without_a_sandbox_it_is_refused_with_the_way_out(no_bwrap: None) -> None:
     for refused in (lambda: sandbox(), lambda: load("code"), lambda: Pool("code")):
         with pytest.raises(
@@ -349,6 +355,7 @@ def test_allowed_unsafe_runs_as_an_ordinary_process_with_limits(no_bwrap: None) 
     assert list(scores.values()) == [1.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.fault("R1")
 def test_a_sandbox_that_breaks_is_a_failure_and_no_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Sandbox(unsafe=True)
     monkeypatch.setattr(Sandbox, "command", lambda *_: ["sh", "-c", "echo no namespaces >&2; exit 1"])

@@ -106,6 +106,7 @@ def test_numbers_are_rewards(value: Any, float_: float) -> None:
     assert result == float_
 
 
+@pytest.mark.fault("R2")
 @pytest.mark.parametrize(
     ("value", "description"),
     [
@@ -129,6 +130,7 @@ def test_other_values_are_refused_by_name(value: Any, description: str) -> None:
     assert checked([value, None], 2, "f") == [Unfit(description), None]
 
 
+@pytest.mark.fault("R3")
 @pytest.mark.parametrize(
     ("result", "message"),
     [

@@ -55,6 +55,7 @@ def around(case: str) -> list[str]:
     return ["fine", "fine too", case, "also fine", "and this"]
 
 
+@pytest.mark.fault("R4")
 @pytest.mark.parametrize("case", HANGS)
 def test_a_call_that_never_returns_is_over_soon_after_the_limit(pool: Pool, case: str) -> None:
     batch = pool.score({"completions": around(case)})
@@ -66,6 +67,7 @@ def test_a_call_that_never_returns_is_over_soon_after_the_limit(pool: Pool, case
     assert LIMIT <= batch.lost < LIMIT + SLACK
 
 
+@pytest.mark.fault("R5")
 @pytest.mark.parametrize("case", DEATHS)
 def test_a_process_that_dies_costs_only_the_guilty_completion(pool: Pool, case: str) -> None:
     began = time.monotonic()
@@ -78,6 +80,7 @@ def test_a_process_that_dies_costs_only_the_guilty_completion(pool: Pool, case: 
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.fault("R1", "R5")
 @pytest.mark.parametrize("case", ERRORS)
 def test_an_error_fails_the_completion_and_leaves_the_process(pool: Pool, case: str) -> None:
     batch = pool.score({"completions": around(case)})
@@ -89,12 +92,14 @@ def test_an_error_fails_the_completion_and_leaves_the_process(pool: Pool, case: 
     assert {row: score for row, score in batch.scores.items() if row != 2} == {0: 1.0, 1: 1.0, 3: 1.0, 4: 1.0}
 
 
+@pytest.mark.fault("R5")
 @pytest.mark.parametrize("case", HARMLESS)
 def test_odd_calls_that_return_have_their_score(pool: Pool, case: str) -> None:
     batch = pool.score({"completions": around(case)})
     assert batch.scores == dict.fromkeys(range(5), 1.0)
 
 
+@pytest.mark.fault("R5")
 def test_nothing_survives_the_pool() -> None:
     with family() as alive:
         with Pool(f"{HOSTILE}:obedient", time_limit=5.0, memory_limit=1 << 30) as pool:
@@ -105,6 +110,7 @@ def test_nothing_survives_the_pool() -> None:
         assert alive() == []
 
 
+@pytest.mark.fault("R5")
 def test_an_orphan_of_a_killed_trainer_ends_itself() -> None:
     """The trainer is killed while its reward hangs in C and holds the interpreter: the kernel's timer ends it."""
     root = Path(__file__).resolve().parents[2]

@@ -170,6 +170,7 @@ def hurried() -> Iterator[Pool]:
         yield pool
 
 
+@pytest.mark.fault("R7")
 def test_code_in_an_answer_is_never_run(graders: Pool, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     hostile = [wrapping % code.replace("CANARY", str(canary)) for code in CODE for wrapping in WRAPPINGS]
@@ -182,6 +183,7 @@ def test_code_in_an_answer_is_never_run(graders: Pool, tmp_path: Path) -> None:
     assert all(not isinstance(batch.scores[row], Trouble) for row in range(0, len(completions), 2))
 
 
+@pytest.mark.fault("R7")
 def test_code_in_the_reference_is_never_run_either(graders: Pool, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     golds = [code.replace("CANARY", str(canary)) for code in CODE]
@@ -189,6 +191,7 @@ def test_code_in_the_reference_is_never_run_either(graders: Pool, tmp_path: Path
     assert not canary.exists()
 
 
+@pytest.mark.fault("R7")
 def test_sympy_cannot_evaluate_text_while_model_text_is_inside(tmp_path: Path) -> None:
     """The other half of the proof: with the guard off, the same text is run, so the canary is able to sing."""
     import sympy
@@ -202,6 +205,7 @@ def test_sympy_cannot_evaluate_text_while_model_text_is_inside(tmp_path: Path) -
     assert canary.exists()
 
 
+@pytest.mark.fault("R7")
 def test_no_text_of_an_answer_is_compiled() -> None:
     """An audit hook sees all text that is compiled in the interpreter: only what sympy writes for its polynomials."""
     code = """
@@ -226,12 +230,14 @@ print(json.dumps(seen))
     assert [text for text in json.loads(result.stdout) if not text.startswith("def monomial_")] == []
 
 
+@pytest.mark.fault("R4", "R5", "R7")
 def test_the_corpora_are_as_large_as_they_are_said_to_be() -> None:
     assert len({*BOMBS}) + len(HANGS) + len(CODE_HANGS) >= 200
-    assert sum(map(len, (DEATHS, ERRORS, HARMLESS, FORGERIES, ATTACKS))) >= 95
+    assert sum(map(len, (HANGS, DEATHS, ERRORS, HARMLESS, FORGERIES, ATTACKS, CODE_HANGS))) >= 140
     assert len({*CODE}) >= 50
 
 
+@pytest.mark.fault("R4")
 @pytest.mark.parametrize(
     ("gold", "every"),
     [("72", 16), pytest.param("72", 1, marks=pytest.mark.slow), pytest.param("x^2-1", 1, marks=pytest.mark.slow)],

@@ -34,6 +34,7 @@ def write(folder: Path, code: str) -> str:
     return f"{folder / 'mine.py'}:f"
 
 
+@pytest.mark.fault("R1", "R4", "R5")
 @pytest.mark.parametrize("guilty", ["sleep", "os._exit(7)", "ZeroDivisionError"])
 def test_of_a_batch_call_only_the_guilty_fail(guilty: str) -> None:
     completions = ["a", guilty, "b", "c", guilty, "d"]
@@ -46,6 +47,7 @@ def test_of_a_batch_call_only_the_guilty_fail(guilty: str) -> None:
     assert again.scores == {0: 1.0, 1: 1.0}
 
 
+@pytest.mark.fault("R2")
 def test_values_are_checked_one_by_one() -> None:
     refused = {
         "nan": "float nan",
@@ -70,6 +72,7 @@ def test_values_are_checked_one_by_one() -> None:
     assert [scores[row] for row in range(len(refused), len(completions))] == [3.0, None, 1.0]
 
 
+@pytest.mark.fault("R2")
 def test_a_tensor_is_refused_by_name(tmp_path: Path) -> None:
     # A stand-in with the real name, since importing torch takes seconds.
     place = write(
@@ -84,6 +87,7 @@ def test_a_tensor_is_refused_by_name(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.fault("R3")
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -102,6 +106,7 @@ def test_a_wrong_return_fails_the_whole_call(function: str, message: str) -> Non
     assert scores == dict.fromkeys(range(3), Trouble("return", message))
 
 
+@pytest.mark.fault("R1")
 def test_a_traceback_begins_in_the_reward_and_prints_are_kept(tmp_path: Path) -> None:
     place = write(
         tmp_path,
@@ -179,6 +184,7 @@ def test_several_processes_share_a_samplewise_batch(tmp_path: Path) -> None:
     assert len(set(batch.scores.values())) == 2
 
 
+@pytest.mark.fault("R4")
 def test_the_time_for_what_hangs_is_bounded() -> None:
     """Every completion hangs: after LOST_LIMITS limits the rest is not tried."""
     limit = 0.1
@@ -192,6 +198,7 @@ def test_the_time_for_what_hangs_is_bounded() -> None:
     assert took < 30
 
 
+@pytest.mark.fault("R4")
 def test_a_slow_batch_call_is_not_repeated_for_ever(tmp_path: Path) -> None:
     """Each completion alone is within the limit, together they are not, and the repetition has a bound too."""
     place = write(
@@ -204,6 +211,7 @@ def test_a_slow_batch_call_is_not_repeated_for_ever(tmp_path: Path) -> None:
     assert len(batch.scores) == 50
 
 
+@pytest.mark.fault("R5")
 def test_a_process_that_dies_idle_is_replaced_and_nobody_is_blamed(tmp_path: Path) -> None:
     place = write(
         tmp_path,
@@ -279,6 +287,7 @@ def test_a_function_that_cannot_be_found_again_is_refused(function: Callable[...
         Pool(function)
 
 
+@pytest.mark.fault("R6")
 def test_our_own_rewards_do_not_see_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SECRET_API_KEY", "hunter2")
     with Pool("exact_match") as pool:
@@ -289,6 +298,7 @@ def test_our_own_rewards_do_not_see_the_environment(monkeypatch: pytest.MonkeyPa
         assert pool.score({"completions": ["a"]}).scores == {0: 1.0}
 
 
+@pytest.mark.fault("R5")
 def test_no_descriptor_and_no_process_is_left() -> None:
     before = set(os.listdir("/proc/self/fd"))
     with Pool(f"{HOSTILE}:obedient", time_limit=0.3) as pool:
@@ -308,6 +318,7 @@ def test_a_pooled_call_is_cheap() -> None:
     assert statistics.median(took) < 0.005
 
 
+@pytest.mark.fault("R5")
 def test_memory_is_bounded(tmp_path: Path) -> None:
     code = (
         "def f(completions, megabytes):\n"
@@ -321,6 +332,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert (trouble.kind, trouble.message) == ("raised", "MemoryError")
 
 
+@pytest.mark.fault("R5")
 def test_children_without_an_environment_end_with_the_session(tmp_path: Path) -> None:
     """They do not carry the mark that the other children are found by."""
     code = (

@@ -169,6 +169,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault("R10")
 @pytest.mark.parametrize("path", FAULTS)
 def test_a_faulty_answer_fails_the_completions_and_says_why(address: str, path: str) -> None:
     for error in ask(address + path, ["a", "b"]):
@@ -177,6 +178,7 @@ def test_a_faulty_answer_fails_the_completions_and_says_why(address: str, path: 
         assert str(error).startswith(address + path)
 
 
+@pytest.mark.fault("R10")
 @pytest.mark.parametrize("path", ["/silent", "/drip", "/drip-last", "/drip-header"])
 def test_an_answer_that_does_not_end_is_left_at_the_limit(address: str, path: str) -> None:
     began = time.monotonic()
@@ -185,6 +187,7 @@ def test_an_answer_that_does_not_end_is_left_at_the_limit(address: str, path: st
     assert 0.3 <= time.monotonic() - began < 0.3 + 10
 
 
+@pytest.mark.fault("R10")
 def test_what_may_pass_is_tried_again(address: str) -> None:
     assert ask(f"{address}/busy-once", ["a"], retries=1) == [1.0]
     assert ASKED["/busy-once"] == 2
@@ -199,6 +202,7 @@ def test_what_may_pass_is_tried_again(address: str) -> None:
     assert "Connection refused (2 attempts)" in str(error)
 
 
+@pytest.mark.fault("R2", "R10")
 def test_values_are_looked_at_one_by_one(address: str) -> None:
     """What is no reward fails its own completion; null does not apply; the others keep theirs."""
     expected: dict[str, list[Any]] = {
@@ -213,6 +217,7 @@ def test_values_are_looked_at_one_by_one(address: str) -> None:
         assert [s.message if isinstance(s, Trouble) else s for s in scores.values()] == wanted
 
 
+@pytest.mark.fault("R10")
 def test_a_failure_is_told_once_and_the_batch_is_not_repeated(address: str) -> None:
     with Pool(f"{address}/error", {"retries": 0}) as pool:
         scores = pool.score({"prompts": ["p"] * 3, "completions": ["a", "b", "c"]}).scores
@@ -221,6 +226,7 @@ def test_a_failure_is_told_once_and_the_batch_is_not_repeated(address: str) -> N
     assert ASKED["/error"] == 1
 
 
+@pytest.mark.fault("R10")
 def test_the_whole_call_has_a_limit() -> None:
     """Three attempts of 10 s, waits of at most 0.01 s here, and two seconds."""
     assert load("http://host/score").time_limit == pytest.approx(32.02)

@@ -71,6 +71,7 @@ def test_demonstrations_and_rewarded_rows_are_left_alone() -> None:
         assert rewards.score(nothing) == nothing
 
 
+@pytest.mark.fault("R3")
 def test_the_score_lands_on_the_right_completion(tmp_path: Path) -> None:
     """Many groups of different sizes, with rows in between that are not scored."""
     place = write(tmp_path, "@reward(samplewise=True)\ndef f(completions): return [float(c) for c in completions]\n")
@@ -130,6 +131,7 @@ def test_not_applicable_is_excluded_and_not_a_zero(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.fault("R1", "R2", "R4")
 @pytest.mark.parametrize(
     ("case", "kind"), [("ZeroDivisionError", "raised"), ("sleep", "hung"), ("os._exit(7)", "died"), ("nan", "value")]
 )
@@ -153,6 +155,7 @@ def test_a_failed_part_masks_the_completion_and_is_told(case: str, kind: str) ->
     assert ("ZeroDivisionError" in failure.traceback) == (kind == "raised")
 
 
+@pytest.mark.fault("R1")
 def test_too_many_failures_stop_with_the_first_traceback() -> None:
     groups = [group("the prompt", "a", "ZeroDivisionError", "ZeroDivisionError", "b", "ZeroDivisionError")]
     with (
@@ -168,12 +171,14 @@ def test_too_many_failures_stop_with_the_first_traceback() -> None:
         rewards.score([group("p", "a", "b", "c", "ZeroDivisionError")])
 
 
+@pytest.mark.fault("R3")
 @pytest.mark.parametrize("function", ["too_few", "one_number"])
 def test_a_function_with_the_wrong_return_stops_the_run(function: str) -> None:
     with Rewards([f"{HOSTILE}:{function}"], decode) as rewards, pytest.raises(GroError, match="3 completions"):
         rewards.score([group("p", "a", "b", "c")])
 
 
+@pytest.mark.fault("R3")
 @pytest.mark.parametrize("function", ["by_place", "sorted_scores"])
 def test_a_function_that_mixes_up_its_completions_is_refused(function: str) -> None:
     with (
@@ -190,6 +195,7 @@ def test_a_function_that_rightly_depends_on_the_batch_passes() -> None:
     assert [c.reward for c in scored.completions] == [1.0, -1.0, 0.0]
 
 
+@pytest.mark.fault("R9")
 def test_a_function_that_changes_its_mind_is_noted_once() -> None:
     with Rewards([f"{HOSTILE}:moody"], decode) as rewards:
         (scored,) = rewards.score([group("p", "a", "b", "c")])
@@ -199,6 +205,7 @@ def test_a_function_that_changes_its_mind_is_noted_once() -> None:
     assert "reward 'moody' gives the same completions different scores when asked twice" in notice
 
 
+@pytest.mark.fault("R8")
 def test_a_reward_whose_state_was_poisoned_is_noticed_and_started_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +226,27 @@ def test_a_reward_whose_state_was_poisoned_is_noticed_and_started_anew(
     assert "reward 'f' gives a completion of step 0 another score than it did then (1 and 2)" in told[0]
 
 
+@pytest.mark.fault("R8", "R9")
+def test_a_function_of_batches_that_remembers_is_told_once_and_keeps_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gro.rewards.selfcheck.CANARY_EVERY", 2)
+    place = write(
+        tmp_path,
+        "seen = []\ndef f(completions):\n    if 'late' in completions: seen.append(1)\n"
+        "    return [len(c) + float(len(seen)) for c in completions]\n",
+    )
+    with Rewards([f"{place}:f"], decode) as rewards:
+        for step, text in enumerate(["a", "b", "c", "late", "d", "e", "f", "g", "h"]):
+            (scored,) = rewards.score([group("p", text, "xx")], step=step)
+            assert len(rewards.notices) == (step >= 4), step
+            assert scored.completions[1].reward == 2 + (step >= 3)
+    (notice,) = rewards.notices
+    assert "reward 'f' gives a completion of step 0 another score than it did then (1 and 2)" in notice
+    assert "cannot be repeated exactly" in notice
+
+
+@pytest.mark.fault("R8", "R9")
 def test_what_rightly_changes_is_no_canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reward that reads the step is asked as of then; one that never says the same, or reads the batch, is not."""
     monkeypatch.setattr("gro.rewards.selfcheck.CANARY_EVERY", 1)

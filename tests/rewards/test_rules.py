@@ -109,6 +109,7 @@ def test_regex_answer() -> None:
     assert regex_answer(["x"], pattern="(y)|x", solution=["y"]) == [0.0]  # a group that took no part
 
 
+@pytest.mark.fault("R4")
 def test_a_catastrophic_expression_fails_its_sample_alone() -> None:
     texts = ["aaa", "a" * 60 + "!", "aa"]
     with Pool("regex", {"pattern": "(a+)+$", "match": "whole"}, time_limit=0.5) as pool:
@@ -180,6 +181,7 @@ def test_json_schema() -> None:
     assert json_format(["3", "4"], schema=old) == [0.0, 1.0]  # a draft in which that is a boolean
 
 
+@pytest.mark.fault("R6")
 def test_a_schema_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     import urllib.request
 

@@ -23,6 +23,7 @@ def names(directory: Path) -> set[str]:
     return {p.name for p in directory.iterdir()}
 
 
+@pytest.mark.fault("P5")
 def test_a_write_is_synced_before_and_after_its_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     for name in ("fsync", "replace"):
@@ -49,6 +50,7 @@ def test_large_writes_are_announced_in_pieces(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"z" * size
 
 
+@pytest.mark.fault("P4")
 def test_failing_at_any_operation_leaves_the_old_content_or_the_new(tmp_path: Path) -> None:
     path = tmp_path / "a"
     count = len(operations_of(lambda: files.write_text(path, "old")))
@@ -61,11 +63,13 @@ def test_failing_at_any_operation_leaves_the_old_content_or_the_new(tmp_path: Pa
         assert names(tmp_path) == {"a"}
 
 
+@pytest.mark.fault("P4")
 def test_a_full_disk_is_told_with_bytes_needed_and_free(tmp_path: Path) -> None:
     with files.observed(fail_at(1)), pytest.raises(files.DiskError, match=r"2\.0 KiB needed, .* free"):
         files.write_text(tmp_path / "a", "x" * 2048)
 
 
+@pytest.mark.fault("P4")
 def test_a_real_file_size_limit(tmp_path: Path) -> None:
     path = tmp_path / "a"
     files.write_text(path, "old")
@@ -93,6 +97,7 @@ def save(final: Path) -> None:
         files.write_text(d / "a", "A")
 
 
+@pytest.mark.fault("P2")
 def test_killed_at_every_operation_of_publishing_a_directory(tmp_path: Path) -> None:
     n = 0
     while True:
@@ -111,6 +116,7 @@ def test_killed_at_every_operation_of_publishing_a_directory(tmp_path: Path) -> 
     assert n == 1 + 2 * 5 + 3 + 5 + 2
 
 
+@pytest.mark.fault("P5")
 def test_the_manifest_is_the_last_file(tmp_path: Path) -> None:
     seen: list[tuple[str, str]] = []
     with files.observed(lambda operation, path: seen.append((operation, path.name))):
@@ -129,6 +135,7 @@ def test_publishing_never_overwrites(tmp_path: Path) -> None:
     assert names(tmp_path) == {"c"}
 
 
+@pytest.mark.fault("P6")
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -149,6 +156,7 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], object], messa
         files.verify_directory(tmp_path / "c")
 
 
+@pytest.mark.fault("P6")
 def test_every_single_bit_counts(tmp_path: Path) -> None:
     with files.new_directory(tmp_path / "c") as d:
         files.write_text(d / "x", "hello")
@@ -161,6 +169,7 @@ def test_every_single_bit_counts(tmp_path: Path) -> None:
             files.verify_directory(tmp_path / "c")
 
 
+@pytest.mark.fault("P2", "P4")
 def test_a_directory_is_removed_by_renaming_first(tmp_path: Path) -> None:
     for n, gone in ((0, False), (1, True), (2, True), (3, True)):
         final = tmp_path / f"c{n}"

@@ -24,6 +24,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.fault("P9")
 def test_one_plain_line_per_step_without_a_terminal() -> None:
     clock, out = Clock(), io.StringIO()
     with Progress(300, "grpo", out, clock) as p:
@@ -92,6 +93,7 @@ os.write(2, b"survived")
 """
 
 
+@pytest.mark.fault("P10")
 @pytest.mark.parametrize("first", ["print", "step"])
 def test_a_closed_pipe_stops_nothing(first: str) -> None:
     """`gro train | head -1`, whoever is the first to write after that."""
@@ -144,6 +146,7 @@ def test_a_bar_on_a_terminal() -> None:
     assert "step 1/200" not in text
 
 
+@pytest.mark.fault("P10")
 def test_a_terminal_that_goes_away_stops_nothing() -> None:
     _, status, errors = on_terminal(["20", "0.05"], until=lambda text: "2/200" in text)
     assert (status, errors) == (0, "survived")

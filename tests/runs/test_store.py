@@ -250,6 +250,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
             action()
 
 
+@pytest.mark.fault("P9")
 def test_a_run_may_be_moved_and_named_strangely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Run.open("run", CONFIG) as run:
@@ -265,6 +266,7 @@ def test_a_run_may_be_moved_and_named_strangely(tmp_path: Path, monkeypatch: pyt
         assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
 
 
+@pytest.mark.fault("P9")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody who may not write")
 def test_reading_what_may_not_be_written(tmp_path: Path) -> None:
     base = Path("/tmp") / f"gro-readonly-{os.getpid()}"
@@ -332,6 +334,7 @@ def test_the_reason_for_a_stop_is_recorded(tmp_path: Path) -> None:
     assert "raise error" in (tmp_path / "r" / "failures" / "stopped-001.txt").read_text()
 
 
+@pytest.mark.fault("P4")
 def test_disk_full_at_each_operation_of_recording(tmp_path: Path) -> None:
     """Whatever is refused, what was recorded stays; once there is room the same call goes through."""
 
@@ -359,6 +362,7 @@ def test_disk_full_at_each_operation_of_recording(tmp_path: Path) -> None:
     assert reader.status == "interrupted"
 
 
+@pytest.mark.fault("P4")
 def test_a_database_that_is_really_full(tmp_path: Path) -> None:
     with Run.open(tmp_path / "r", {}) as run:
         run.record(1, {"loss": 1.0})
@@ -393,6 +397,7 @@ def is_finished(path: Path) -> bool:
         return "no run.db" not in str(error) and "no run yet" not in str(error)
 
 
+@pytest.mark.fault("P2")
 def test_killed_at_every_operation_the_same_command_completes_the_run(tmp_path: Path) -> None:
     count = len(operations_of(lambda: a_whole_run(tmp_path / "whole")))
     assert count > 20
@@ -410,6 +415,7 @@ def test_killed_at_every_operation_the_same_command_completes_the_run(tmp_path: 
         assert list(path.rglob(".*")) == []
 
 
+@pytest.mark.fault("P4")
 def test_the_disk_refuses_at_every_operation_and_then_has_room(tmp_path: Path) -> None:
     count = len(operations_of(lambda: a_whole_run(tmp_path / "whole")))
     for n in range(count):
@@ -439,6 +445,7 @@ with Run.open(sys.argv[1], {"seed": 1}) as run:
 """
 
 
+@pytest.mark.fault("P1")
 def test_killed_while_recording_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "r"
     chance = random.Random(0)

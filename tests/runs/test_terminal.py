@@ -103,6 +103,7 @@ def test_samples_are_text_and_nothing_else() -> None:
     assert "\x1b]" not in text
 
 
+@pytest.mark.fault("P10")
 def test_a_stream_of_few_characters_or_none_at_all() -> None:
     raw = io.BytesIO()
     latin = PatientStream(io.TextIOWrapper(raw, "ascii"))
