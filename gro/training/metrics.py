@@ -146,6 +146,11 @@ def describe_rollouts(groups: Sequence[Group]) -> dict[str, float]:
             parts = [v for c in drawn if (v := c.rewards.get(name)) is not None]
             metrics |= {f"rewards/{name}/{k}": v for k, v in _statistics("", parts).items()}
         metrics["completions/clipped_ratio"] = sum(c.finish == "length" for c in drawn) / len(drawn)
+        if alone := sum(len(rs) == 1 for rs in scored):
+            metrics["groups/alone"] = float(alone)  # one reward, which nothing can be compared with
+    untrained = sum(not c.ids or (c.trained is not None and not any(c.trained)) for g in groups for c in g.completions)
+    if untrained:
+        metrics["completions/untrained"] = float(untrained)
     lengths = [len(c.ids) for g in groups for c in g.completions if c.role != "mismatch"]
     if lengths:
         metrics |= {

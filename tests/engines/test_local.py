@@ -72,6 +72,7 @@ def _ids(groups: Sequence[Sequence[Completion]]) -> list[list[tuple[int, ...]]]:
     return [[c.ids for c in group] for group in groups]
 
 
+@pytest.mark.fault("N3")
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_log_probs_equal_the_trainers_in_every_architecture(arch: str) -> None:
     model = tiny_model(arch)
@@ -105,6 +106,7 @@ def test_other_architectures_fall_back_with_one_warning(arch: str) -> None:
     kept=st.integers(1, len(PROMPTS)),
     arch=st.sampled_from(["qwen3", "gemma2", "mistral"]),
 )
+@pytest.mark.fault("N2")
 def test_a_sample_does_not_depend_on_its_layout(slots: int, n: int, order: list[int], kept: int, arch: str) -> None:
     # float64: two layouts may round differently in the last bits, which there never decides.
     model = tiny_model(arch, dtype=torch.float64)
@@ -191,6 +193,7 @@ def test_greedy_is_the_argmax_and_reports_plain_log_probs() -> None:
     assert _gap(model, PROMPTS, groups) < 1e-5
 
 
+@pytest.mark.fault("R11")
 def test_a_stop_id_ends_a_completion_and_is_its_last_token() -> None:
     model = tiny_model()
     sampling = Sampling(max_new_tokens=30, stop_ids=STOPS)
@@ -351,6 +354,7 @@ def test_learned_positions_end() -> None:
         engine.generate(prompts, 1, Sampling(max_new_tokens=12), seed=0, step=0)
 
 
+@pytest.mark.fault("N1")
 def test_weights_that_are_not_numbers_are_refused() -> None:
     model = tiny_model()
     engine = LocalEngine(model)

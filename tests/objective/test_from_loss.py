@@ -86,6 +86,7 @@ def test_a_ranking_loss():
     torch.testing.assert_close(loss_value(logp_BT, batch, RANKING), loss.detach(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.fault("N2")
 @pytest.mark.parametrize(("algorithm", "make"), [(DPO, updates.pairs), (RANKING, ranked)], ids=["dpo", "ranking"])
 def test_micro_batches_of_groups_sum_to_the_update(algorithm: Algorithm, make):
     logp_BT, batch = make()

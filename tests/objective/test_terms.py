@@ -215,6 +215,7 @@ def test_opponents_are_looked_for_in_the_group_only():
         (FixedLength(), [1 / 40, 1 / 40, 1 / 40, 1 / 40]),
     ],
 )
+@pytest.mark.fault("R11")
 def test_shares_by_hand(share, expected):
     mask_BT = torch.arange(4) < torch.tensor([1, 3, 2, 2, 4, 1])[:, None]
     roles = torch.tensor([ROLES.index(r) for r in ("sample", "sample", "sample", "sample", "target", "mismatch")])

@@ -94,6 +94,7 @@ def test_entropy_and_its_gradient(left_out: tuple[str, ...], cap: float | None, 
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
+@pytest.mark.fault("N4")
 def test_no_tokens() -> None:
     p = problem(tokens=0)
     logp_M, entropy_M = token_logp(**p, entropy=True)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from gro.training.batching import collate
@@ -17,6 +18,7 @@ def group(key: int, *lengths: int) -> Group:
     return Group(Prompt((1,), key=key), completions)
 
 
+@pytest.mark.fault("R11")
 def test_collate_keeps_every_field_in_its_row():
     failed = Completion(ids=(5, 6, 7), trained=(False, True, True), reward=None, finish="length", temperature=0.7)
     target = Completion(ids=(8,), role="target")

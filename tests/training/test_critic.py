@@ -97,6 +97,7 @@ def test_what_is_measured() -> None:
     assert metrics["critic/loss"] == pytest.approx((0.64 + 5.76) / 4)
 
 
+@pytest.mark.fault("N4")
 def test_nothing_to_learn_and_nothing_to_explain() -> None:
     batch = Batch(
         mask_BT=torch.ones(1, 2, dtype=torch.bool),
@@ -120,6 +121,7 @@ def test_it_fits_a_batch() -> None:
     assert explained[-1] > 0.85
 
 
+@pytest.mark.fault("N1")
 def test_values_that_are_not_finite_stop_before_the_update() -> None:
     how = algorithm()
     policy, critic = made()

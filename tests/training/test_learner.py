@@ -163,6 +163,7 @@ def test_gradient_and_loss_are_the_papers(name):
         torch.testing.assert_close(found[parameter], tensor.grad, atol=2e-5, rtol=2e-4, msg=lambda m, p=parameter: p)
 
 
+@pytest.mark.fault("N2")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("budget", [1, 12, 25])
 def test_budget_does_not_change_the_update(name, budget):
@@ -213,6 +214,7 @@ def test_ratios_to_the_old_policy_are_told_where_it_is_known(name: str, told: bo
         assert first["policy/approxkl_avg"] < 1e-9 < second["policy/approxkl_avg"]
 
 
+@pytest.mark.fault("N1")
 def test_non_finite_weights_stop_before_the_update():
     trained = policy(0)
     algorithm = build("sft")
@@ -258,6 +260,7 @@ def test_learning_rate_is_a_pure_function_of_the_update():
     assert Optimization(schedule="cosine").factor(5, 10) == pytest.approx(0.5)
 
 
+@pytest.mark.fault("N2")
 def test_a_minibatch_without_the_batch_s_longest_row():
     """Its tensors keep the width of the batch."""
     algorithm, groups, trained = build("sft"), demonstrations(3), policy(0)

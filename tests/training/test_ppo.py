@@ -346,6 +346,7 @@ def test_a_frozen_critic_stays_as_the_warm_up_left_it() -> None:
     assert not torch.equal(policy.model.lm_head.weight, tiny_model(vocab_size=32, seed=0).lm_head.weight)
 
 
+@pytest.mark.fault("N3")
 def test_sampler_and_trainer_are_compared_at_the_weights_that_sampled(tmp_path) -> None:
     """In later passes they differ because the policy has learnt."""
     found = {}
@@ -405,6 +406,7 @@ def test_a_run_remembers_values_returns_and_what_stopped(tmp_path) -> None:
         ("remax", False, False),
     ],
 )
+@pytest.mark.fault("C3")
 def test_prompts_that_differ_teach_where_they_are_compared(tmp_path, name: str, demonstrated: bool, flat: bool) -> None:
     """Every prompt's answers are equally good, but not those of different prompts; or there are demonstrations."""
     algorithm = build(name)
