@@ -10,9 +10,11 @@ from gro.errors import GroError, nearest
 from gro.objective import Algorithm
 from gro.rewards import Normalised, Rewards
 from gro.training.loop import Source
+from gro.training.processes import ALONE, Processes
 from gro.training.replay import Replay
-from gro.training.rollouts import Judged, Online
+from gro.training.rollouts import Judged, Online, Scorer
 from gro.training.shaping import Shape, Shaped, best_against_worst, with_mismatches
+from gro.training.shared import shared
 from gro.training.sources import Mixture, Offline, Part
 
 
@@ -24,9 +26,17 @@ def source_of(
     sampling: Sampling,
     algorithm: Algorithm,
     on_progress: OnProgress | None,
+    processes: Processes = ALONE,
 ) -> Source:
     """Offline rows, rollouts, or both in their shares; in the form that the algorithm learns from."""
-    source = _unshaped(config, data, engine, rewards, sampling, algorithm, on_progress)
+    if rewards is not None and data.online is not None:
+        check_names(config, rewards)
+    scorer = None if rewards is None else shared(rewards, processes)
+    normalised = rewards
+    if rewards is not None and config.reward_normalise != "none":
+        normalised = Normalised(rewards, config.reward_normalise)
+    learnt = None if normalised is None else shared(normalised, processes)
+    source = _unshaped(config, data, engine, scorer, learnt, sampling, algorithm, on_progress)
     logged = any(dataset.kind == "rewarded" for dataset, _ in data.offline)
     shapes: list[Shape] = [best_against_worst] if algorithm.pairs and (data.online is not None or logged) else []
     shapes += [with_mismatches] if algorithm.mismatches else []
@@ -37,7 +47,8 @@ def _unshaped(
     config: Config,
     data: Data,
     engine: Engine,
-    rewards: Rewards | None,
+    rewards: Scorer | None,
+    normalised: Scorer | None,
     sampling: Sampling,
     algorithm: Algorithm,
     on_progress: OnProgress | None,
@@ -49,15 +60,10 @@ def _unshaped(
         offline.append((Judged(part, rewards) if rows.pending and rewards is not None else part, weight))
     if data.online is None:
         return Mixture(offline, per_step)
-    if rewards is not None:
-        check_names(config, rewards)
-    scorer = rewards
-    if rewards is not None and config.reward_normalise != "none":
-        scorer = Normalised(rewards, config.reward_normalise)
     online: Online | Replay = Online(
         data.online,
         engine,
-        scorer if algorithm.rewarded else None,
+        normalised if algorithm.rewarded else None,
         sampling,
         prompts_per_step=per_step,
         group_size=config.group_size,

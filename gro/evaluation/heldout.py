@@ -16,6 +16,7 @@ from gro.objective.credit import Labels
 from gro.policy.policy import Policy
 from gro.training.batching import collate
 from gro.training.prepare import Reference, score
+from gro.training.processes import ALONE, Processes
 from gro.types import Completion, Group, Prompt
 
 EVALUATION_STEP = -1
@@ -52,6 +53,8 @@ class HeldOut:
     correct_from: float | None = None
     """An answer with at least this reward is correct; None: 1 where every reward is 0 or 1."""
     on_progress: Progress | None = None
+    processes: Processes = ALONE
+    """Which share the passes; the engine and the rewards know their own."""
     answers: Answers | None = None
     """Of the latest `measure`, where prompts were answered."""
     sampled: Sequence[Group] = ()
@@ -63,10 +66,13 @@ class HeldOut:
         Of both, where `samples` are asked for, what these show.
         """
         if self.kind == "preference":
-            found = preferences(self.policy, self.reference, self.groups, self.tokens_per_micro)
+            found = preferences(self.policy, self.reference, self.groups, self.tokens_per_micro, self.processes)
             return found | self._measure_samples()
         found = self._measure_greedy()
-        return found | self._measure_samples() | likelihood(self.policy, self.groups, self.tokens_per_micro)
+        return found | self._measure_samples() | self._measure_likelihood()
+
+    def _measure_likelihood(self) -> Metrics:
+        return likelihood(self.policy, self.groups, self.tokens_per_micro, self.processes)
 
     def _measure_greedy(self) -> Metrics:
         if self.rewards is None or self.engine is None:
@@ -140,7 +146,13 @@ def answer(
     return Answers(tuple(groups if rewards is None else rewards.score(groups)))
 
 
-def preferences(policy: Policy, reference: Reference | None, groups: Sequence[Group], tokens_per_micro: int) -> Metrics:
+def preferences(
+    policy: Policy,
+    reference: Reference | None,
+    groups: Sequence[Group],
+    tokens_per_micro: int,
+    processes: Processes = ALONE,
+) -> Metrics:
     """How often the chosen completion is preferred; ties count one half.
 
     accuracy: by the implicit reward, the log-ratio to the reference (a policy that *is* its reference has ½); margin:
@@ -149,7 +161,7 @@ def preferences(policy: Policy, reference: Reference | None, groups: Sequence[Gr
     batch = collate(groups, length_limit=None, device=policy.device).batch
     sign_B = Labels()(batch, {})[0][:, 0]
     chosen_B, rejected_B = sign_B > 0, sign_B < 0
-    logp_B = score(policy, groups, tokens_per_micro).sum(1)
+    logp_B = score(policy, groups, tokens_per_micro, processes=processes).sum(1)
     found: Metrics = {}
     if reference is not None:
         ratio_B = logp_B - reference.score(groups, tokens_per_micro).sum(1)
@@ -158,7 +170,7 @@ def preferences(policy: Policy, reference: Reference | None, groups: Sequence[Gr
     return found | {"logp_accuracy": _wins(logp_B[chosen_B] - logp_B[rejected_B])}
 
 
-def likelihood(policy: Policy, groups: Sequence[Group], tokens_per_micro: int) -> Metrics:
+def likelihood(policy: Policy, groups: Sequence[Group], tokens_per_micro: int, processes: Processes = ALONE) -> Metrics:
     """Mean negative log-likelihood of the trained tokens, in nats, and its exponential; empty without completions.
 
     Of labelled completions, those of either label apart: low is good for the desirable ones only.
@@ -175,7 +187,7 @@ def likelihood(policy: Policy, groups: Sequence[Group], tokens_per_micro: int) -
         if not chosen:
             continue
         batch = collate(chosen, length_limit=None, device=policy.device).batch
-        nll = -score(policy, chosen, tokens_per_micro)[batch.mask_BT].double().mean()
+        nll = -score(policy, chosen, tokens_per_micro, processes=processes)[batch.mask_BT].double().mean()
         found[name] = Estimate(nll.item())
         if name == "loss":
             found["perplexity"] = Estimate(nll.exp().item())

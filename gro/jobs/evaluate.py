@@ -31,11 +31,12 @@ from gro.jobs.versus import Versus, check_versus, compare, held_out_data, rival_
 from gro.judges.spec import JudgeSettings
 from gro.policy.policy import Policy
 from gro.preflight import try_rewards
-from gro.rewards import Rewards
 from gro.runs import files
 from gro.runs.progress import progress
 from gro.runs.terminal import console as patient_console
 from gro.training.prepare import Reference
+from gro.training.processes import ALONE, Processes
+from gro.training.rollouts import Scorer
 from gro.types import Group
 
 EVALUATIONS = "evaluations"
@@ -165,9 +166,10 @@ def held_out_of(
     policy: Policy,
     reference: Reference | None,
     engine: Engine,
-    judges: Rewards | None,
+    judges: Scorer | None,
     sampling: Sampling,
     on_progress: Progress | None,
+    processes: Processes = ALONE,
 ) -> HeldOut:
     """What is measured on these held-out rows.  on_progress: told of answers as they are sampled."""
     assert config.eval is not None
@@ -185,6 +187,7 @@ def held_out_of(
         k=config.eval.k,
         correct_from=config.eval.correct_from,
         on_progress=on_progress,
+        processes=processes,
     )
 
 

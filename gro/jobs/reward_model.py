@@ -14,23 +14,26 @@ from rich.console import Console
 from rich.table import Table
 
 from gro.algorithms.describe import formula
-from gro.assemble import MODEL, Data, Start, build_algorithm, decoder, load_data, load_policy, longest_offline, start_of
+from gro.assemble import MODEL, Data, Start, build_algorithm, decoder, load_data, load_policy, longest_offline
 from gro.config import Config
 from gro.errors import GroError
 from gro.evaluation import bag_of_words, judged_picture
 from gro.evaluation.estimates import Estimate
 from gro.evaluation.judged import JudgedPair, calibration, judge, measure, wins
 from gro.jobs.interrupts import Interrupts
+from gro.jobs.launch import followed, job_of, nowhere, quiet_console
 from gro.jobs.running import (
-    ROUNDING,
     check_identity,
     check_room,
     continue_or_begin,
+    export,
+    is_finished,
     keeper_of,
-    may_differ,
     note_data,
+    open_run,
     run_of,
     shown,
+    start_together,
     tell_results,
 )
 from gro.jobs.show import interval
@@ -46,6 +49,7 @@ from gro.runs.terminal import number
 from gro.training.checkpoint import Carried
 from gro.training.learner import PolicyLearner
 from gro.training.loop import Resumed, train
+from gro.training.processes import Processes
 from gro.training.recording import Recorder
 from gro.training.shaping import Shaped
 from gro.training.sources import Mixture, Offline
@@ -59,11 +63,15 @@ PROBE, MEMBERS = "probe", "members"
 
 def run_reward_model(config: Config, *, console: Console | None = None) -> Path:
     """Trains a reward model by a recipe; returns the run directory, in which it is exported."""
-    console = console or patient_console()
-    with run_of(config, console) as (run, interrupts):
-        _train(config, run, console, interrupts)
-    tell_results(run, console)
-    return run.path
+    with job_of(config) as job:
+        console = console or (patient_console() if job.processes.first else quiet_console())
+        if not is_finished(config, console, job.processes):
+            with run_of(config, console, job) as (run, interrupts):
+                _train(followed(config, job), run, console, interrupts, job.processes)
+        path = Path(config.run).expanduser().absolute()
+        if job.processes.first:
+            tell_results(path, console)
+    return path
 
 
 def load_reward_model(config: Config, start: Start) -> RewardModel:
@@ -87,7 +95,7 @@ def load_reward_model(config: Config, start: Start) -> RewardModel:
     return RewardModel.beside(load_policy(config, start.path))
 
 
-def _train(config: Config, run: Run, console: Console, interrupts: Interrupts) -> None:
+def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, processes: Processes) -> None:
     algorithm = build_algorithm(config)
     if not algorithm.scores:
         raise GroError(
@@ -95,14 +103,14 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts) -
             "bradley_terry (pairs), plackett_luce or all_pairs (rankings and ratings)"
         )
     say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
-    state = continue_or_begin(run, console)
-    start = start_of(config, run.path)
+    state = continue_or_begin(run, console, processes)
+    start = start_together(config, run, processes)
     data = load_data(config, start, run)
-    check_identity(run, config, data, start)
+    check_identity(run, config, data, start, processes)
     note_data(run, data)
     check_data(console, config, algorithm, data, start)
     rows = held_out_rows(console, config, data)
-    fitting = Fitting(config, algorithm, data, rows, console, interrupts)
+    fitting = Fitting(config, algorithm, data, start, rows, console, interrupts, processes)
     model = load_reward_model(config, start)
     check_room(config, run.path, model)
     settings = config.reward_model
@@ -112,12 +120,11 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts) -
     compared: dict[str, Any] = {}
     if settings.members == 1:
         recorded = fitting.fit(model, run, state)
-        with files.new_directory(run.path / MODEL) as folder:
-            model.save(folder)
+        export(model, run.path / MODEL, processes)
     else:
         compared = _average(fitting, model, run)
         model = RewardModel.read(run.path / MODEL, dtype=config.model.dtype, device=config.model.device)
-    if rows:
+    if rows and processes.first:
         _tell(run, console, fitting.judge(model), _baseline(data, settings.label_noise, rows, start), compared)
     last = config.training.steps
     run.finish(
@@ -135,20 +142,26 @@ class Fitting:
     config: Config
     algorithm: Algorithm
     data: Data
+    start: Start
     rows: Sequence[Group]
     """Held out."""
     console: Console
     interrupts: Interrupts
+    processes: Processes
 
     def fit_apart(self, model: RewardModel, path: Path, **how: Any) -> None:
         """As `fit`, in a run of its own inside the run, unless an earlier attempt has finished it."""
-        with Run.open(path, self.config.resolved(), may_differ=may_differ(self.config), rounding=ROUNDING) as part:
-            if not (path / MODEL).is_dir():
-                self.fit(model, part, continue_or_begin(part, self.console), **how)
-                with files.new_directory(path / MODEL) as folder:
-                    model.save(folder)
-        finished = RewardModel.read(path / MODEL, dtype=self.config.model.dtype, device=str(model.device))
-        model.load_trained(finished.trained())
+        processes = self.processes
+        with open_run(self.config, path, processes) as part:
+            if processes.join([(path / MODEL).is_dir()])[0]:
+                check_identity(part, self.config, self.data, self.start, processes)
+            else:
+                state = continue_or_begin(part, self.console, processes)
+                check_identity(part, self.config, self.data, self.start, processes)
+                self.fit(model, part, state, **how)
+                export(model, path / MODEL, processes)
+                processes.any(False)  # the others read what the first one has written
+        model.reload(path / MODEL)
 
     def fit(
         self,
@@ -173,7 +186,7 @@ class Fitting:
         trained = {id(p) for p in ([model.head.weight] if head_only else model.trained().values())}
         for parameter in model.model.parameters():
             parameter.requires_grad_(id(parameter) in trained)
-        with progress(portions.steps, self.algorithm.name) as show:
+        with progress(portions.steps, self.algorithm.name, None if self.processes.first else nowhere()) as show:
             recorder = Recorder(run, show, model, self.algorithm, portions)
             learner = PolicyLearner(
                 model,
@@ -182,13 +195,14 @@ class Fitting:
                 total_updates=portions.steps * portions.updates_per_step,
                 tokens_per_micro=portions.tokens_per_micro,
                 entropy=False,
+                processes=self.processes,
             )
 
             def metrics() -> dict[str, float]:
                 return {name: estimate.value for name, estimate in measure(self.judge(model)).items()}
 
             source = Shaped(Mixture(offline, config.prompts_per_step), shapes)
-            carried = Carried(model, source, recorder, {"policy": learner.descent})
+            carried = Carried(model, source, recorder, {"policy": learner.descent}, processes=self.processes)
             resumed = Resumed() if state is None else carried.load(state)
             if state is None:
                 recorder.evaluated(0, metrics if self.rows else None)
@@ -204,6 +218,7 @@ class Fitting:
                     evaluate=metrics if self.rows else None,
                     resumed=resumed,
                     keep=keeper_of(config, run, carried, self.interrupts),
+                    processes=self.processes,
                 )
         for parameter in model.trained().values():
             parameter.requires_grad_(True)
@@ -225,8 +240,10 @@ def _average(fitting: Fitting, start: RewardModel, run: Run) -> dict[str, Any]:
         fitting.fit_apart(model, path, member=member)
         folders.append(path / MODEL)
         judged_by.append(fitting.judge(model))
-    with files.new_directory(run.path / MODEL) as folder:
-        average(folders, folder)
+    if fitting.processes.first:
+        with files.new_directory(run.path / MODEL) as folder:
+            average(folders, folder)
+    fitting.processes.any(False)  # the others read what the first one has written
     if not fitting.rows:
         return {}
     together = [_mean_of_scores(same) for same in zip(*judged_by, strict=True)]

@@ -9,17 +9,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gro.assemble import MODEL, START, Data, Start, identity_of, places_of
+from gro.assemble import MODEL, START, Data, Start, identity_of, places_of, start_of
 from gro.config import Config
 from gro.errors import GroError, Interrupted
 from gro.jobs.interrupts import Interrupts
+from gro.jobs.launch import SOLE, Job, agree
 from gro.policy.policy import Policy
 from gro.preflight import say
-from gro.runs import files
+from gro.runs import RunReader, files
+from gro.runs.identity import differences
 from gro.runs.plain import size_text
 from gro.runs.report import write_report
-from gro.runs.store import CHECKPOINTS, REJECTED, STATE, Run
+from gro.runs.silent import SilentRun
+from gro.runs.store import CHECKPOINTS, CONFIG, DATABASE, REJECTED, STATE, Run
 from gro.training.checkpoint import PREFIX, Carried, Keeper, newest
+from gro.training.processes import ALONE, Processes
 
 _REST = 64 * 2**20
 """Bytes for metrics, rollouts and the report."""
@@ -37,10 +41,41 @@ def may_differ(config: Config) -> tuple[str, ...]:
     return (*_LOGGING, *ROUNDING, *(() if watched else ("eval",)))
 
 
+def open_run(config: Config, path: str | Path, processes: Processes = ALONE) -> Run:
+    """The run directory of a recipe, or of a part of it: the first process owns it."""
+    if not processes.first:
+        return SilentRun(path, processes.rank)
+    return Run.open(path, config.resolved(), may_differ=may_differ(config), rounding=ROUNDING)
+
+
+def is_finished(config: Config, console: Console, processes: Processes = ALONE) -> bool:
+    """Whether a run of this recipe is finished already, so that nothing is left to do; then it is said."""
+    said = _finished(config) if processes.first else None
+    said = processes.join([said])[0]
+    if said is not None:
+        say(console, said)
+    return said is not None
+
+
+def _finished(config: Config) -> str | None:
+    """What to say of a run that is finished; None where it is not, or another recipe's, which opening it refuses."""
+    path = Path(config.run).expanduser().absolute()
+    if not (path / DATABASE).is_file() or not (path / CONFIG).is_file():
+        return None
+    with RunReader(path) as reader:
+        if reader.status != "finished" or differences(reader.config, config.resolved(), may_differ(config)):
+            return None
+        return (
+            f"{shown(path)} holds a finished run of this recipe (last step {reader.last_step}); nothing is left to do"
+        )
+
+
 @contextmanager
-def run_of(config: Config, console: Console) -> Iterator[tuple[Run, Interrupts]]:
-    """The recipe's run directory while it is this process's, which may be asked to stop; says how it then goes on."""
-    with Run.open(config.run, config.resolved(), may_differ=may_differ(config), rounding=ROUNDING) as run:
+def run_of(config: Config, console: Console, job: Job = SOLE) -> Iterator[tuple[Run, Interrupts]]:
+    """The recipe's run directory while it is this job's, which may be asked to stop; says how it then goes on."""
+    with open_run(config, config.run, job.processes) as run:
+        if job.watchdog is not None:
+            job.watchdog.told = lambda failure: run.failure("stopped", failure)
         for notice in run.notices:
             say(console, f"note: {notice}")
         with Interrupts() as interrupts:
@@ -54,13 +89,20 @@ def run_of(config: Config, console: Console) -> Iterator[tuple[Run, Interrupts]]
                 raise
 
 
-def continue_or_begin(run: Run, console: Console) -> Path | None:
+def continue_or_begin(run: Run, console: Console, processes: Processes = ALONE) -> Path | None:
     """The state that the run goes on from; without one, what an earlier attempt has left is removed."""
+    found = _continue_or_begin(run, console) if processes.first else None
+    return processes.join([found])[0]
+
+
+def _continue_or_begin(run: Run, console: Console) -> Path | None:
     found, damaged = newest(run.path)
     for problem in damaged:
         run.event("warning", problem)
         say(console, f"warning: {problem}")
     step = -1 if found is None else _step(found)
+    if found is None and run.last_step is None:  # nothing is there that other data or code could be mixed with
+        run.keep("identity", None)
     if found is not None:
         say(console, f"{shown(run.path)} continues after step {step}")
     elif run.last_step is not None:
@@ -99,9 +141,11 @@ def keeper_of(config: Config, run: Run, carried: Carried, interrupts: Interrupts
     )
 
 
-def check_identity(run: Run, config: Config, data: Data, start: Start) -> None:
-    """Raises GroError where the run was begun with other data, template, model or code than those of now."""
+def check_identity(run: Run, config: Config, data: Data, start: Start, processes: Processes = ALONE) -> None:
+    """Raises GroError where the run was begun with other data, template, model or code than those of now, or where
+    another process has others."""
     now, before = identity_of(config, data, start), run.kept("identity")
+    agree(processes, config, now)
     if before is None:
         run.keep("identity", now)
         return
@@ -116,6 +160,23 @@ def check_identity(run: Run, config: Config, data: Data, start: Start) -> None:
             f"{shown(run.path)} was begun with other content: {'; '.join(changed)}. Restore it to continue, or choose "
             "another directory"
         )
+
+
+def start_together(config: Config, run: Run, processes: Processes) -> Start:
+    """The starting model; where it is made from nothing, the first process makes it and the others wait."""
+    if not processes.first:
+        processes.any(False)
+    start = start_of(config, run.path)
+    if processes.first:
+        processes.any(False)
+    return start
+
+
+def export(policy: Policy, path: Path, processes: Processes = ALONE) -> None:
+    """Writes the model in Hugging Face format, whole or not at all."""
+    if processes.first:
+        with files.new_directory(path) as folder:
+            policy.save(folder)
 
 
 def check_room(config: Config, path: Path, policy: Policy) -> None:
@@ -137,11 +198,11 @@ def note_data(run: Run, data: Data) -> None:
         run.event("info", f"{name}: {len(dataset)} rows of {', '.join(dataset.spec.paths)}", None, **hashes)
 
 
-def tell_results(run: Run, console: Console) -> None:
-    """Where the model and the report lie."""
-    report = write_report(run.path)
-    say(console, f"model:  {shown(run.path / MODEL)}", f"report: {shown(report)}")
-    if (rejected := run.path / REJECTED).exists():
+def tell_results(run: Path, console: Console) -> None:
+    """Writes the report, and says where it and the model lie."""
+    report = write_report(run)
+    say(console, f"model:  {shown(run / MODEL)}", f"report: {shown(report)}")
+    if (rejected := run / REJECTED).exists():
         rows = rejected.read_bytes().count(b"\n")
         say(console, f"{rows} rows were left out of the data: {shown(rejected)}")
 

@@ -22,25 +22,28 @@ from gro.assemble import (
     rewards_of,
     sampling_of,
     source_of,
-    start_of,
 )
 from gro.config import Config
+from gro.engines.base import Engine
 from gro.engines.local import LocalEngine
 from gro.jobs.evaluate import Sample, held_out_of, samples_of
 from gro.jobs.interrupts import Interrupts
+from gro.jobs.launch import followed, job_of, nowhere, quiet_console
 from gro.jobs.reward_model import run_reward_model
 from gro.jobs.running import (
     check_identity,
     check_room,
     continue_or_begin,
+    export,
+    is_finished,
     keeper_of,
     note_data,
     run_of,
+    start_together,
     tell_results,
 )
 from gro.preflight import check_data, held_out_rows, say, try_rewards
 from gro.rewards import Rewards
-from gro.runs import files
 from gro.runs.progress import progress
 from gro.runs.store import Run
 from gro.runs.terminal import console as patient_console
@@ -49,27 +52,32 @@ from gro.training.loop import Resumed, train
 from gro.training.prepare import Reference
 from gro.training.processes import Processes
 from gro.training.recording import Recorder
+from gro.training.shared import SharedEngine, shared
 
 
 def run_training(config: Config, *, console: Console | None = None) -> Path:
     """Trains by a recipe, a policy or a reward model; returns the run directory, in which the model is exported."""
     if build_algorithm(config).scores:
         return run_reward_model(config, console=console)
-    console = console or patient_console()
-    with run_of(config, console) as (run, interrupts):
-        _train(config, run, console, interrupts)
-    tell_results(run, console)
-    return run.path
+    with job_of(config) as job:
+        console = console or (patient_console() if job.processes.first else quiet_console())
+        if not is_finished(config, console, job.processes):
+            with run_of(config, console, job) as (run, interrupts):
+                _train(followed(config, job), run, console, interrupts, job.processes)
+        path = Path(config.run).expanduser().absolute()
+        if job.processes.first:
+            tell_results(path, console)
+    return path
 
 
-def _train(config: Config, run: Run, console: Console, interrupts: Interrupts) -> None:
+def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, processes: Processes) -> None:
     algorithm = build_algorithm(config)
     say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
-    state = continue_or_begin(run, console)
-    start = start_of(config, run.path)
+    state = continue_or_begin(run, console, processes)
+    start = start_together(config, run, processes)
     assert start.path is not None
     data = load_data(config, start, run)
-    check_identity(run, config, data, start)
+    check_identity(run, config, data, start, processes)
     note_data(run, data)
     sampling = sampling_of(config, start.tokenizer, data.ends)
     check_data(console, config, algorithm, data, start)
@@ -80,23 +88,33 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts) -
             own = config.eval.rewards
             judges = _rewards(stack, console, config, "eval.rewards", own, start.tokenizer, data, run)
         rows = held_out_rows(console, config, data)
-        show = stack.enter_context(progress(config.training.steps, algorithm.name))
+        stream = None if processes.first else nowhere()
+        show = stack.enter_context(progress(config.training.steps, algorithm.name, stream))
         policy = load_policy(config, start.path)
         check_room(config, run.path, policy)
-        processes = Processes.current()
         learning = learning_of(config, policy, algorithm, processes)
         snapshot = Reference(policy.snapshot(), processes) if needs_start(config, algorithm, data) else None
         # What is learnt against may follow the policy; what is measured stays relative to the start.
         follows = config.training.refresh_reference > 0
         reference = Reference(snapshot.policy, processes) if snapshot is not None and follows else snapshot
-        engine = LocalEngine(policy.model, slots=config.slots)
+        engine: Engine = LocalEngine(policy.model, slots=config.slots)
+        engine = engine if processes.size == 1 else SharedEngine(engine, processes)
         held_out = None
         if data.held_out is not None and config.eval is not None:
             held_out = held_out_of(
-                config, data.held_out.kind, rows, policy, snapshot, engine, judges, sampling, show.generating
+                config,
+                data.held_out.kind,
+                rows,
+                policy,
+                snapshot,
+                engine,
+                None if judges is None else shared(judges, processes),
+                sampling,
+                show.generating,
+                processes,
             )
         recorder = Recorder(run, show, policy, algorithm, config.training, snapshot)
-        source = source_of(config, data, engine, rewards, sampling, algorithm, show.generating)
+        source = source_of(config, data, engine, rewards, sampling, algorithm, show.generating, processes)
         references = {"start": snapshot, "reference": reference}
         carried = Carried(
             policy,
@@ -129,8 +147,7 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts) -
             keep=keeper_of(config, run, carried, interrupts),
             processes=processes,
         )
-    with files.new_directory(run.path / MODEL) as folder:
-        policy.save(folder)
+    export(policy, run.path / MODEL, processes)
     run.finish(
         algorithm=algorithm.name,
         formula="\n".join(formula(algorithm)),

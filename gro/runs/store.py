@@ -36,7 +36,7 @@ CHECKPOINTS, STATE = "checkpoints", "state"
 FAILURES, REJECTED, REPORT = "failures", "rejected.jsonl", "report.html"
 
 _OURS = {CONFIG, LOCK, CHECKPOINTS, STATE, FAILURES, REJECTED, REPORT, DATABASE, DATABASE + "-wal", DATABASE + "-shm"}
-_MOST_FAILURES = 100  # files per kind: a reward that always fails must not fill the disk
+MOST_FAILURES = 100  # files per kind: a reward that always fails must not fill the disk
 
 
 class Run:
@@ -157,7 +157,7 @@ class Run:
         files.make_directory(directory)
         taken = [p.stem.removeprefix(name + "-") for p in directory.glob(f"{name}-*.txt")]
         number = max((int(n) for n in taken if n.isdecimal()), default=0) + 1
-        file = directory / f"{name}-{number:03}.txt" if number <= _MOST_FAILURES else None
+        file = directory / f"{name}-{number:03}.txt" if number <= MOST_FAILURES else None
         if file is not None:
             files.write_text(file, text)
         where = {} if file is None else {"file": f"{FAILURES}/{file.name}"}

@@ -129,7 +129,7 @@ class Keeper:
     def __call__(self, step: int, state: State) -> None:
         """Raises Interrupted, after the state was written, where somebody asked the run to stop."""
         processes = self.carried.processes
-        if self._export_every and step % self._export_every == 0:
+        if self._export_every and step % self._export_every == 0 and processes.first:
             with files.new_directory(self.run / CHECKPOINTS / f"{PREFIX}{step}") as folder:
                 self.carried.policy.save(folder)
         why, due = self._asked(), self._due(step)
@@ -141,7 +141,19 @@ class Keeper:
             raise Interrupted(f"{why}: the state after step {step} is saved; the same command continues")
 
     def save(self, step: int, state: State) -> None:
-        """Writes the state after this step, and then removes the oldest."""
+        """Writes the state after this step, and then removes the oldest; a GroError is raised in all processes."""
+        if self.carried.processes.size == 1:
+            self._write(step, state)
+            return
+        fault = None
+        try:
+            if self.carried.processes.first:
+                self._write(step, state)
+        except GroError as error:
+            fault = str(error)
+        self.carried.processes.raise_together(fault)
+
+    def _write(self, step: int, state: State) -> None:
         with files.new_directory(self.run / STATE / f"{PREFIX}{step}") as folder:
             self.carried.save(folder, step, state)
         files.rotate(self.run / STATE, PREFIX, KEPT)

@@ -69,6 +69,11 @@ class SharedScorer:
         return [_rewarded(group, given) for group, given in pairs]
 
 
+def shared(rewards: Scorer, processes: Processes) -> Scorer:
+    """The rewards as all processes give them together."""
+    return rewards if processes.size == 1 else SharedScorer(rewards, processes)
+
+
 def _rewarded(group: Group, given: Sequence[tuple[float | None, dict[str, float | None]]]) -> Group:
     pairs = zip(group.completions, given, strict=True)
     return replace(group, completions=tuple(replace(c, reward=r, rewards=parts) for c, (r, parts) in pairs))
