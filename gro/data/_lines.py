@@ -46,6 +46,8 @@ class Lines:
     """Of the line last read, from 1."""
     ended: bool = True
     """Whether that line ended in a line feed."""
+    quotes: int = 0
+    """How many double quotes were in that line, whatever else was wrong with it."""
 
     def __iter__(self) -> Lines:
         return self
@@ -55,9 +57,11 @@ class Lines:
         if not raw:
             raise StopIteration
         self.number += 1
+        self.quotes = raw.count(b'"')
         if len(raw) > MAX_ROW_BYTES:
             while raw and not raw.endswith(b"\n"):
                 raw = self.stream.readline(1 << 20)
+                self.quotes += raw.count(b'"')
             raise self.error(f"a row of more than {MAX_ROW_BYTES >> 20} MiB", "a shorter row")
         self.ended = raw.endswith(b"\n")
         if (nul := raw.find(b"\0")) >= 0:

@@ -18,35 +18,83 @@ _PARQUET_ROWS = 256
 
 
 def read_csv(path: Path, stream: BinaryIO, report: Report) -> Iterator[Row]:
-    """Comma-separated values with a header; every value is text.  A record that is malformed does not stop the rest."""
+    """Comma-separated values with a header; every value is text.  A bad record does not stop the rest.
+
+    After one whose end cannot be told nothing more is read: the middle of a text would be taken for a row.
+    """
     # The limit is the process's and 128 KiB by default; it only ever grows here.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-    lines = Lines(path, stream)
+    lines = _WholeRecords(Lines(path, stream))
     records = csv.reader(lines, strict=True)
     header: list[str] = []
     while True:
-        line = lines.number + 1
+        line = lines.begin()
+        fault: DataError | None = None
+        record: list[str] = []
         try:
             record = next(records)
+            fault = lines.fault
         except StopIteration:
             return
-        except DataError as e:
-            report(e)
-            continue
         except csv.Error as e:
             unclosed = "unexpected end" in str(e) or "field larger" in str(e)
             found = "a quote that is never closed" if unclosed else f"a malformed record ({e})"
-            report(DataError(str(path), line=line, found=found, expected="comma-separated values"))
-            continue
-        if not record:
-            continue
-        if not header:
-            header = _header(path, line, record)
-        elif len(record) != len(header):
+            malformed = DataError(str(path), line=line, found=found, expected="comma-separated values")
+            fault = lines.fault or malformed
+        if fault is not None:
+            if not header:
+                raise fault
+            lost = not record and lines.quotes % 2 == 1
+            report(lines.explained(fault, lost))
+            if lost:
+                return
+        elif not header:
+            header = _header(path, line, record) if record else []
+        elif record and len(record) != len(header):
             expected = f"{len(header)}, as in the header"
             report(DataError(str(path), line=line, found=f"{len(record)} fields", expected=expected))
-        else:
+        elif record:
             yield Row(str(path), line, dict(zip(header, record, strict=True)))
+
+
+class _WholeRecords:
+    """Lines for a reader of CSV that takes several for one record: a bad one must not end it in the middle."""
+
+    def __init__(self, lines: Lines) -> None:
+        self.lines, self.fault, self.quotes = lines, None, 0
+
+    fault: DataError | None
+    """What is wrong with the lines of this record: the first."""
+    quotes: int
+    """In these lines.  An odd number leaves open whether a text ends in the last of them."""
+
+    def begin(self) -> int:
+        """The number of the line at which the next record begins."""
+        self.fault, self.quotes = None, 0
+        return self.lines.number + 1
+
+    def explained(self, fault: DataError, lost: bool) -> DataError:
+        """With what else may be part of the record."""
+        end, fix = self.lines.number, ""
+        if lost:
+            fix = f"Where its text ends cannot be told: nothing behind line {end} is read."
+        elif end > (fault.line or end):
+            fix = f"What belongs to its text goes on to line {end}."
+        return DataError(
+            fault.file, line=fault.line, column=fault.column, found=fault.found, expected=fault.expected, fix=fix
+        )
+
+    def __iter__(self) -> _WholeRecords:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            text = next(self.lines)
+        except DataError as e:
+            self.fault = self.fault or e
+            text = '"' * (self.lines.quotes % 2) + "\n"  # ends or begins a text where the line did
+        self.quotes += self.lines.quotes
+        return text
 
 
 def _header(path: Path, line: int, record: list[str]) -> list[str]:

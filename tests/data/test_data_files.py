@@ -173,7 +173,7 @@ def test_json_without_an_array(tmp_path: Path, text: str) -> None:
 
 
 def test_records_of_a_csv_file(tmp_path: Path) -> None:
-    text = 'p,q\n1,2\n3\n"a\nb",4\n5,6,7\nx"y,"8" z\n9,10\n"never closed,1\n2,3\n'
+    text = 'p,q\n1,2\n3\n"a\nb",4\n5,6,7\nxy,"8" z\n9,10\n"never closed,1\n2,3\n'
     found, faults = rows_and_faults(written(tmp_path, "r.csv", text))
     assert found == [(2, {"p": "1", "q": "2"}), (4, {"p": "a\nb", "q": "4"}), (8, {"p": "9", "q": "10"})]
     assert [f.line for f in faults] == [3, 6, 7, 9]
@@ -181,6 +181,29 @@ def test_records_of_a_csv_file(tmp_path: Path) -> None:
     assert "3 fields; expected 2" in str(faults[1])
     assert "malformed record" in str(faults[2])
     assert "a quote that is never closed" in str(faults[3])
+
+
+@pytest.mark.fault("D1")
+@pytest.mark.parametrize("bad", [b"\0", b"\xff", b"x" * MAX_ROW_BYTES], ids=["NUL", "no UTF-8", "8 MiB"])
+def test_the_middle_of_a_bad_record_is_not_taken_for_a_row(tmp_path: Path, bad: bytes) -> None:
+    text = b'p,q\n1,2\n"one\ntwo' + bad + b',2\nthree,3\nfour",4\n5,6\n'
+    found, (fault,) = rows_and_faults(written(tmp_path, "r.csv", text))
+    assert found == [(2, {"p": "1", "q": "2"}), (7, {"p": "5", "q": "6"})]
+    assert fault.line == 4
+    assert "goes on to line 6" in str(fault)
+    # The first line of the text, with the quote that begins it.
+    found, (fault,) = rows_and_faults(written(tmp_path, "r.csv", text.replace(b"one\n", b"")))
+    assert [n for n, _ in found] == [2, 6]
+    assert (fault.line, "goes on to line 5" in str(fault)) == (3, True)
+    with pytest.raises(DataError, match="line 1"):
+        list(read_rows(written(tmp_path, "r.csv", b"p,q" + bad + b"\n1,2\n"), [].append))
+
+
+def test_nothing_is_read_behind_a_record_whose_end_is_unknown(tmp_path: Path) -> None:
+    found, (fault,) = rows_and_faults(written(tmp_path, "r.csv", 'p,q\n1,2\n"a" b,"c\nd,e\nf",g\n3,4\n'))
+    assert found == [(2, {"p": "1", "q": "2"})]
+    assert "line 3: found a malformed record" in str(fault)
+    assert "nothing behind line 3 is read" in str(fault)
 
 
 @pytest.mark.parametrize(
