@@ -59,6 +59,11 @@ class RunReader:
         return owner(self.path / LOCK)
 
     @property
+    def last_step(self) -> int | None:
+        """The newest step recorded; None where nothing is."""
+        return self._connection.execute("SELECT max(step) FROM steps").fetchone()[0]
+
+    @property
     def summary(self) -> dict[str, Any]:
         """What `finish` was given; empty before."""
         return (self._meta("finished") or {}).get("summary", {})
