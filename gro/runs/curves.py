@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -128,6 +129,8 @@ def inline_svg(curves: Sequence[Curve], *, label: str, xlabel: str = "step", spa
 
 def _style(ink: str, grid: str, salt: str) -> AbstractContextManager[None]:
     """matplotlib's settings within a block, for making a figure and for saving it."""
+    # Of a home that cannot be written it says three times that fonts are looked for again: no news for who trains.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
 
     settings: Any = {

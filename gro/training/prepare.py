@@ -19,6 +19,7 @@ from gro.policy.critic import Critic
 from gro.policy.policy import Policy
 from gro.training.batching import Minibatch
 from gro.training.critic import value
+from gro.training.memory import naming_the_batch
 from gro.training.processes import ALONE, Processes
 from gro.types import Completion, Group, rows_of
 
@@ -37,7 +38,8 @@ def score(
         width = max((len(c.ids) for _, _, c in rows_of(groups)), default=0)
     logp_BT = blank(policy, (len(rows_of(groups)), width))
     for pack, counts in processes.passes(policy, groups, tokens_per_micro, width=width):
-        logp_RT = policy.logp(pack).logp_RT
+        with naming_the_batch(pack):
+            logp_RT = policy.logp(pack).logp_RT
         if counts:
             logp_BT[pack.rows_R] = logp_RT
     processes.whole(logp_BT)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from gro.errors import GroError
+from gro.policy.packing import Pack
 from gro.policy.packing import pack as packs_of
+from gro.policy.policy import Policy
+from gro.policy.scoring import Scored
 from gro.training.memory import is_out_of_memory, naming_the_batch
 from gro.types import Completion, Group, Prompt
+from jobs_on_sums import cli, sft, write_data
 
 
 def really() -> None:
@@ -73,3 +78,35 @@ def test_other_errors_are_left_alone() -> None:
         with pytest.raises(type(error), match=re.escape(str(error))), naming_the_batch(pack):
             raise error
         assert not is_out_of_memory(error)
+
+
+@pytest.mark.fault("P8")
+def test_a_run_that_is_out_of_memory_is_left_at_its_last_good_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the same command, with memory, brings it to the end to the same bits."""
+    write_data(tmp_path)
+    path = sft(tmp_path, training__steps=5, training__resume_every=1)
+    assert cli("train", path).code == 0
+    weights = (tmp_path / "sft" / "model" / "model.safetensors").read_bytes()
+    seen: list[int] = []
+    real = Policy.logp
+
+    def logp(self: Policy, pack: Pack, *, entropy: bool = False) -> Scored:
+        if (tmp_path / "again" / "state" / "step-3").exists():
+            seen.append(pack.tokens)
+            really()
+        return real(self, pack, entropy=entropy)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "logp", logp)
+        done = cli("train", path, f"run={tmp_path / 'again'}")
+    assert done.code == 2
+    assert done.err.startswith(f"error: out of memory in a micro-batch of {seen[0]} tokens in 16 rows, the longest of ")
+    assert "training.tokens_per_micro" in done.err
+    assert "Traceback" not in done.err
+    assert sorted(p.name for p in (tmp_path / "again" / "state").iterdir()) == ["step-2", "step-3"]
+    done = cli("train", path, f"run={tmp_path / 'again'}")
+    assert done.code == 0, done.err
+    assert "continues after step 3" in done.out
+    assert (tmp_path / "again" / "model" / "model.safetensors").read_bytes() == weights
