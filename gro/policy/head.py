@@ -153,7 +153,7 @@ class _TokenLogp(torch.autograd.Function):
             logp_M[c] = z_cV.gather(-1, target_M[c, None])[:, 0] - lse_M[c]
             if entropy:
                 p_cV = (z_cV - lse_M[c, None]).exp_()
-                entropy_M[c] = lse_M[c] - (p_cV * z_cV).sum(-1)
+                entropy_M[c] = lse_M[c] - p_cV.mul_(z_cV).sum(-1)
         if needs_backward:
             ctx.save_for_backward(hidden_MH, low_VH, bias_V, target_M, inverse_M, lse_M, entropy_M, *kept)
             ctx.transform, ctx.weight_dtype = transform, weight_VH.dtype
