@@ -596,8 +596,11 @@ def test_check_shows_what_is_learnt(work: Path) -> None:
     done = cli("check", sft(work, name="job"))
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert "  prompt     : 0+0=" in lines
-    assert "  learnt     : 0<|im_end|>" in lines
+    first = next(i for i, line in enumerate(lines) if line.startswith("the first batch: 16 completions"))
+    row = int(lines[first + 1].removeprefix("row ")) - 1
+    a, b = divmod(row, 10)
+    assert lines[first + 2] == f"  prompt       {a}+{b}="
+    assert lines[first + 4] == f"  [+0.025]     {a + b}<|im_end|>"
     assert lines[-1] == "the recipe is sound"
     assert not (work / "job").exists(), "check writes nothing"
 

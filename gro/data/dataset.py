@@ -77,6 +77,20 @@ class Dataset(Sequence[Group]):
         """Every row's tokens: of its prompt and of each completion, without making groups."""
         return ((len(r.prompt), tuple(len(c.ids) for c in r.completions)) for r in self._records)
 
+    def endings(self) -> Iterator[tuple[int, int, bool]]:
+        """Of every completion its row's key, its last token, and whether that carries loss."""
+        return (
+            (r.key, int(c.ids[-1]), c.trained is None or bool(c.trained[-1]))
+            for r in self._records
+            for c in r.completions
+        )
+
+    def beginnings(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Every row's key and first two tokens, which may be of its completion."""
+        for r in self._records:
+            ids = r.prompt[:2].tolist()
+            yield r.key, tuple(ids if len(ids) == 2 or not r.completions else ids + r.completions[0].ids[:1].tolist())
+
     @property
     def sha256(self) -> str:
         """Of all files together: a run that resumes with other data is refused by it."""

@@ -1,28 +1,10 @@
-"""What can be wrong with a job is found before any weights are loaded: data against algorithm, lengths, rewards."""
+"""Data against algorithm and model: types, rewards, lengths, rows that are held out."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from itertools import groupby
-from typing import Any
-
 from rich.console import Console
-from rich.text import Text
-from transformers import PreTrainedTokenizerBase
 
-from gro.algorithms.describe import formula
-from gro.assemble import (
-    Data,
-    Start,
-    build_algorithm,
-    check_names,
-    evaluation_rewards,
-    load_data,
-    rewards_of,
-    sampling_of,
-    start_of,
-)
+from gro.assemble import Data, Start, evaluation_rewards
 from gro.config import Config
 from gro.contradictions import advice
 from gro.data.dataset import Dataset
@@ -31,9 +13,8 @@ from gro.evaluation.heldout import check_kind
 from gro.objective import Algorithm
 from gro.objective.credit import Labels
 from gro.policy.limits import longest_row
-from gro.rewards import Rewards
-from gro.runs.terminal import number, printable
-from gro.types import Completion, Group
+from gro.preflight.saying import say
+from gro.types import Group
 
 _OFFERS: dict[str, frozenset[str]] = {
     "preference": frozenset({"scored", "paired", "chosen"}),
@@ -52,33 +33,6 @@ _IN_WORDS = {
     "chosen": "preference pairs",
     "versus": "demonstrations beside the policy's own answers",
 }
-_TRIED = 4
-"""Rows that rewards are tried on."""
-
-
-def say(console: Console, *lines: str) -> None:
-    """Plain lines, whatever is in them."""
-    for line in lines:
-        console.print(Text(printable(line)), soft_wrap=True)
-
-
-def check(config: Config, console: Console) -> None:
-    """Checks everything that can be checked without weights: data, template, end tokens, lengths, rewards."""
-    algorithm = build_algorithm(config)
-    say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
-    start = start_of(config)
-    data = load_data(config, start)
-    sampling_of(config, start.tokenizer, data.ends)
-    check_data(console, config, algorithm, data, start)
-    held_out_rows(console, config, data)
-    for name, dataset in data.named.items():
-        _show_first(console, start.tokenizer, name, dataset)
-    for key, specs in reward_lists(config).items():
-        with rewards_of(config, specs, start.tokenizer) as rewards:
-            if key == "rewards":
-                check_names(config, rewards)
-            try_rewards(console, rewards, key, data)
-    console.print(Text("the recipe is sound", style="green"))
 
 
 def check_data(console: Console, config: Config, algorithm: Algorithm, data: Data, start: Start) -> None:
@@ -190,60 +144,3 @@ def held_out_rows(console: Console, config: Config, data: Data) -> list[Group]:
     if shared:
         say(console, f"eval.data: {what}; they were left out, as asked for")
     return groups[: config.eval.limit]
-
-
-def reward_lists(config: Config) -> dict[str, Sequence[Any]]:
-    """The lists of rewards that are in use, by their key."""
-    lists: dict[str, Sequence[Any]] = {"rewards": config.rewards} if config.rewards else {}
-    if config.eval is not None and config.eval.rewards:
-        lists["eval.rewards"] = config.eval.rewards
-    return lists
-
-
-def try_rewards(console: Console, rewards: Rewards, key: str, data: Data) -> None:
-    """Scores some texts of the data themselves, to see that the rewards run and find their columns.
-
-    Raises GroError where they fail on more than the share of them that stops a run.
-    """
-    judged = data.online or next((d for d, _ in data.offline if d.pending), data.held_out)
-    dataset = data.held_out if key == "eval.rewards" else judged
-    if dataset is None:
-        return
-    begun = time.perf_counter()
-    # Any text will do; the end of the prompt is in the right language and never empty.
-    texts = [g.completions[0].ids if g.completions else g.prompt.ids[-16:] for g in dataset[:_TRIED]]
-    groups = [Group(g.prompt, (Completion(ids=t),)) for g, t in zip(dataset[:_TRIED], texts, strict=True)]
-    try:
-        scored = rewards.score(groups)
-    except GroError as error:
-        raise GroError(
-            f"{key}: tried on {len(groups)} texts of the data before anything is loaded.\n{error}"
-        ) from error
-    seconds = time.perf_counter() - begun
-    for name in rewards.names:
-        found = [group.completions[0].rewards.get(name) for group in scored]
-        values = ", ".join("none" if value is None else number(value) for value in found)
-        say(console, f"{key}: {name} of {len(groups)} texts of the data, to try it: {values} ({seconds:.2f} s)")
-        if all(value is None for value in found) and not rewards.failures:
-            say(console, f"note: {name} applies to none of them (it returned None)")
-    for failure in rewards.failures:
-        say(console, f"note: reward {failure.reward} failed on one of them: {failure.message}")
-    for notice in rewards.notices:
-        say(console, f"note: {notice}")
-
-
-def _show_first(console: Console, tokenizer: PreTrainedTokenizerBase, name: str, dataset: Dataset) -> None:
-    """The first row as the model sees it, special tokens and all."""
-    group = dataset[0]
-
-    def shown(kind: str, ids: Sequence[int], style: str) -> None:
-        text = printable(str(tokenizer.decode(list(ids))), "⏎")
-        console.print(Text(f"  {kind}: "), Text(text, style=style), sep="", soft_wrap=True)
-
-    say(console, f"the first row of {name} as the model sees it")
-    shown("prompt     ", group.prompt.ids, "dim")
-    for completion in group.completions:
-        trained = completion.trained or (True,) * len(completion.ids)
-        pairs = zip(completion.ids, trained, strict=True)
-        for learnt, part in groupby(pairs, key=lambda pair: pair[1]):
-            shown("learnt     " if learnt else "not learnt ", [i for i, _ in part], "green" if learnt else "dim")

@@ -1,0 +1,134 @@
+"""How much disk a run needs, and whether its directory can hold it: found at the start, not hours later."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from gro.assemble import MODEL, START
+from gro.config import Config
+from gro.errors import GroError
+from gro.objective import Algorithm
+from gro.preflight.memory import critic_size, lora_of
+from gro.preflight.sizes import Sizes
+from gro.runs import files
+from gro.runs.plain import size_text
+from gro.runs.reader import RunReader
+from gro.runs.store import CHECKPOINTS, CONFIG, DATABASE
+
+STATE = "state"
+"""Where states lie from which an interrupted run continues."""
+_STATES = 3
+"""The two newest, and the one that is being written before the oldest goes."""
+_REST = 64 * 2**20
+"""Bytes for metrics, rollouts, the tokenizer and the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """What a run writes, in bytes."""
+
+    path: Path
+    """The run directory."""
+    model: int
+    """An exported model."""
+    models: int
+    """How many of them: the result, and one for every `save_every` steps."""
+    state: int
+    """All that an interrupted run needs to continue."""
+    states: int
+    begun: int = 0
+    """A starting model that the recipe makes."""
+
+    @property
+    def needed(self) -> int:
+        """All of it."""
+        return self.model * self.models + self.state * self.states + self.begun + _REST
+
+    @property
+    def held(self) -> int:
+        """What an earlier attempt has already written, which this one replaces or keeps."""
+        return sum(_size(self.path / name) for name in (MODEL, START, STATE, CHECKPOINTS))
+
+    @property
+    def free(self) -> int:
+        """What can still be written there."""
+        return files.free_bytes(self.path)
+
+    def __str__(self) -> str:
+        parts = [f"{self.models} × {size_text(self.model)} of exported models"]
+        parts += [f"{self.states} × {size_text(self.state)} of states to continue from"] if self.states else []
+        parts += [f"the starting model {size_text(self.begun)}"] if self.begun else []
+        return f"{size_text(self.needed)}: {', '.join(parts)}"
+
+
+def disk_of(config: Config, algorithm: Algorithm, policy: Sizes) -> Disk:
+    """What the recipe's run writes."""
+    model = policy.trunk if algorithm.scores else policy.whole
+    trained = policy.trained if lora_of(config) is not None else model
+    trained_bytes = trained.weights
+    state = trained_bytes + (0 if algorithm.step is not None else trained.optimizer)
+    if (critic := critic_size(config, algorithm, policy)) is not None:
+        state += critic.weights + critic.optimizer
+    if config.training.refresh_reference:
+        state += trained_bytes
+    every, steps = config.training.save_every, config.training.steps
+    members = config.reward_model.members if algorithm.scores else 1
+    return Disk(
+        path=Path(config.run).expanduser().absolute(),
+        model=model.weights + policy.buffers,
+        models=(members + 1 if members > 1 else 1) + members * (steps // every if every else 0),
+        state=state,
+        states=_STATES,
+        begun=policy.whole.parameters * 4 if config.model.create is not None else 0,
+    )
+
+
+def refuse_without_room(disk: Disk) -> None:
+    """Raises GroError where the disk cannot hold what the run will write."""
+    free, needed = disk.free, disk.needed - disk.held
+    if free < needed:
+        more = "; a larger training.save_every writes fewer models" if disk.models > 1 else ""
+        raise GroError(
+            f"{disk.path}: the disk has {size_text(free)} free and the run needs {size_text(needed)} more "
+            f"({disk}){more}"
+        )
+
+
+def check_directory(path: Path) -> str | None:
+    """Raises GroError where a run cannot be written there; what is said of one that can be continued.
+
+    Nothing is written.
+    """
+    reason = "is not a directory"
+    if path.exists() and not path.is_dir():
+        raise GroError(f"run: {path} {reason}")
+    if (path / DATABASE).is_file():
+        with RunReader(path) as reader:
+            if reader.status == "finished":
+                raise GroError(f"run: {path} holds a finished run; choose another directory")
+            said = f"{path} holds a run that is not finished; the same command continues it"
+            return f"{said} (it is running now: {reader.owner})" if reader.status == "running" else said
+    if path.is_dir() and not (path / CONFIG).exists() and any(p for p in path.iterdir() if not p.name.startswith(".")):
+        names = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))[:3]
+        raise GroError(f"run: {path} is not empty and holds no run ({', '.join(names)}); choose another directory")
+    place = path
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise GroError(f"run: {path} cannot be made: {place} {reason}")
+    if not os.access(place, os.W_OK | os.X_OK) or os.statvfs(place).f_flag & os.ST_RDONLY:
+        raise GroError(f"run: {path} cannot be written: {place} is read-only for this user")
+    return None
+
+
+def _size(folder: Path) -> int:
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                found += (Path(place) / name).stat().st_size
+            except OSError:
+                continue
+    return found
