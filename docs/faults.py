@@ -153,16 +153,16 @@ FAULTS: dict[str, Fault] = {
         "a share of failures the run stops.",
     ),
     "R2": Fault(
-        "A reward that is NaN, infinite, None, text, a truth value, a tensor, 1e30.",
-        "Refused by name; it never reaches an advantage.",
+        "A reward that is NaN, infinite, text, a truth value, a tensor, 1e30; None.",
+        "The sample is masked and the value named; None says that the reward does not apply. Neither is ever a 0.",
     ),
     "R3": Fault(
         "Rewards of the wrong number or in another order.",
-        "Refused; a few completions are scored in two orders at the start.",
+        "Refused; the first completions are scored in two orders.",
     ),
     "R4": Fault(
         "A reward that hangs.",
-        "It runs in a process of its own, which is killed at the time limit; other samples are not affected.",
+        "It runs in a process of its own, which is killed at the time limit; the other samples keep their scores.",
     ),
     "R5": Fault(
         "A fork bomb, huge allocations and outputs, closed files, exits, crashes, signals.",
@@ -179,16 +179,17 @@ FAULTS: dict[str, Fault] = {
     ),
     "R8": Fault(
         "A sample that changes the grader for later ones.",
-        "Code of a model runs in fresh processes; known answers are scored again now and then.",
+        "Code of a model runs in a fresh process each time. Of a reward function the first completions are scored "
+        "again every 20 calls: another score is said, and samplewise functions are started anew.",
     ),
     "R9": Fault(
         "A reward that is not deterministic.",
-        "Some samples are scored twice; a difference is said and recorded.",
+        "The first completions are scored twice, and again every 20 calls; a difference is said and recorded.",
     ),
     "R10": Fault(
         "A reward server that is slow, fails, or answers something else.",
-        "Length and form are checked, and it is asked again a bounded number of times; then the sample fails, and is "
-        "never 0.",
+        "Length, form and the question's id are checked, and it is asked again a bounded number of times; then the "
+        "sample fails, and is never 0.",
     ),
     "R11": Fault(
         "Answers that were cut off, taken for finished ones.",
@@ -206,15 +207,17 @@ FAULTS: dict[str, Fault] = {
     ),
     "P4": Fault(
         "A full disk or an I/O error at any write.",
-        "Older checkpoints stay whole; the message says how many bytes are needed.",
+        "Older checkpoints stay whole and nothing half-written stays; the message says how many bytes are needed, and "
+        "the same command goes on.",
     ),
     "P5": Fault(
         "Loss of power: what was not synced is gone.",
-        "Files are synced before the rename and the directory after it; every prefix can be recovered.",
+        "Files are synced before the rename and the directory after it; after every prefix of a save a whole "
+        "checkpoint is found.",
     ),
     "P6": Fault(
         "A bit flip or truncation in a checkpoint.",
-        "A checksum names the file; the checkpoint before it is used, loudly.",
+        "A checksum names the file, of the manifest too; the checkpoint before it is used, and that is said.",
     ),
     "P7": Fault(
         "Two processes in one run directory; a lock that was left behind.",
@@ -222,14 +225,15 @@ FAULTS: dict[str, Fault] = {
     ),
     "P8": Fault(
         "Out of memory in training.",
-        "The message has the batch that did it; on disk is the last good step.",
+        "The message has the micro-batch's rows, tokens and longest row, and the settings that help; on disk is the "
+        "last good step.",
     ),
     "P9": Fault(
-        "A moved run, another working directory, a home that cannot be written, no network, no terminal, a jumping "
-        "clock.",
+        "A moved run, another working directory, a home that cannot be written, a full /tmp, no network, no terminal, "
+        "a clock that jumps.",
         "It works; paths in a run are relative.",
     ),
-    "P10": Fault("Standard output is closed.", "Training goes on."),
+    "P10": Fault("Standard output is closed, as by `| head`; the terminal goes away.", "Training goes on."),
     # --- numbers ---
     "N1": Fault(
         "NaN or infinity in logits, loss, gradient, reward, advantage, KL or optimizer.",

@@ -308,7 +308,7 @@ def test_failures_are_kept_in_files(tmp_path: Path) -> None:
 
 
 def test_failures_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gro.runs.store._MOST_FAILURES", 3)
+    monkeypatch.setattr("gro.runs.store.MOST_FAILURES", 3)
     with Run.open(tmp_path / "r", {}) as run:
         kept = [run.failure("reward", "x") is not None for _ in range(5)]
     assert kept == [True, True, True, False, False]
@@ -416,13 +416,16 @@ def test_killed_at_every_operation_the_same_command_completes_the_run(tmp_path: 
 
 
 @pytest.mark.fault("P4")
-def test_the_disk_refuses_at_every_operation_and_then_has_room(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, *(pytest.param(n, marks=pytest.mark.slow) for n in (errno.EIO, errno.EDQUOT, errno.EFBIG))]
+)
+def test_the_disk_refuses_at_every_operation_and_then_has_room(tmp_path: Path, number: int) -> None:
     count = len(operations_of(lambda: a_whole_run(tmp_path / "whole")))
     for n in range(count):
         path = tmp_path / str(n)
-        with files.observed(fail_at(n)):
+        with files.observed(fail_at(n, number)):
             # The end of a session is not worth failing a finished run for.
-            refused = nullcontext() if n == count - 2 else pytest.raises(DiskError, match="No space left")
+            refused = nullcontext() if n == count - 2 else pytest.raises(DiskError, match=os.strerror(number))
             with refused:
                 a_whole_run(path)
         if not is_finished(path):
