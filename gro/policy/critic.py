@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from gro.errors import GroError
@@ -23,6 +24,7 @@ from gro.policy.loading import load_tokenizer, quiet
 from gro.policy.packing import Pack
 from gro.policy.policy import Policy
 from gro.policy.scoring import decoder
+from gro.policy.sharding import assign
 from gro.policy.spec import LoraSettings
 
 FILE = "critic.safetensors"
@@ -60,6 +62,12 @@ class Critic:
             GroError: `lora` is given where the policy's own adapter is part of what the critic starts from.
         """
         trunk = copy.copy(policy)
+        if policy.sharding is not None:
+            if lora is not None:
+                raise GroError("critic.lora: an adapter of another kind cannot be put on weights that are cut already")
+            twin = policy.sharding.twin(policy.model, policy.untrained(), trunk_only=True)
+            trunk.model, trunk.sharding = twin.model, twin.sharding
+            return cls(trunk, _zero_head(policy), shared=False)
         output: Any = policy.model.get_output_embeddings()
         # A critic never uses it: it is not copied.
         trunk.model = copy.deepcopy(policy.model, policy.untrained() | {id(output): output})  # type: ignore[arg-type]
@@ -144,12 +152,16 @@ class Critic:
         others = {} if self.shared else self.trunk.untrained()
         return {name: p for name, p in self._module.named_parameters() if id(p) not in others}
 
+    def shard(self, mesh: DeviceMesh, *, offload: bool = False) -> None:
+        """As `Policy.shard`, for a trunk that only the critic has; beside a policy that is cut it is cut already."""
+        if not self.shared and self.trunk.sharding is None:
+            self.trunk.shard(mesh, offload=offload, trunk_only=True)
+
     def save(self, folder: str | Path) -> None:
         """Writes what can be trained to critic.safetensors in this folder."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.trained().items()}
         save_file(tensors, str(Path(folder) / FILE))
 
-    @torch.no_grad()
     def restore(self, folder: str | Path) -> None:
         """Takes the weights that `save` wrote; GroError where they are those of another critic."""
         file, mine = Path(folder) / FILE, self.trained()
@@ -163,7 +175,7 @@ class Critic:
                 f"{file}: not the weights of this critic: {wrong[0]} is missing, unknown or of another shape"
             )
         for name, tensor in mine.items():
-            tensor.copy_(tensors[name])
+            assign(tensor, tensors[name])
 
     @property
     def _module(self) -> nn.Module:
@@ -191,7 +203,7 @@ def _zero_head(policy: Policy) -> nn.Linear:
     assert output is not None
     weight = output.weight
     assert isinstance(weight, Tensor)
-    return _head(torch.zeros(1, weight.shape[1], device=weight.device, dtype=weight.dtype), None)
+    return _head(torch.zeros(1, weight.shape[1], device=policy.device, dtype=weight.dtype), None)
 
 
 def _head(weight_1H: Tensor, bias_1: Tensor | None) -> nn.Linear:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gro.errors import GroError
@@ -22,10 +23,13 @@ from gro.policy.limits import longest_row, longest_together
 from gro.policy.loading import check_vocabulary, load, load_tokenizer, quiet, silence_dropout
 from gro.policy.packing import Pack, pack
 from gro.policy.scoring import Scored, hidden_states, score
+from gro.policy.sharding import Sharding, assign
 from gro.policy.spec import LoraSettings
 from gro.types import Group
 
 __all__ = ["Layout", "Policy", "Scored"]
+
+T = TypeVar("T")
 
 Layout = Literal["shared", "rows"]
 """shared: prompts once, a stream without padding.  rows: every completion with its own copy of the prompt."""
@@ -66,6 +70,8 @@ class Policy:
         self.autocast: Literal["bfloat16"] | None = autocast
         self.adapter: Adapter | None = None
         """What is learnt in place of the model's own weights; see `adapt`."""
+        self.sharding: Sharding | None = None
+        """How the weights are cut over processes; see `shard`."""
         self._transform = probe.find_transform(model)
         self.layout: Layout = layout or _choose(model, self._transform)
         # Plain rows keep the model's own attention: the registered one knows nothing but plans.
@@ -126,8 +132,8 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.device
+        """Where passes are made, which is where the weights are unless they are offloaded."""
+        return self.model.device if self.sharding is None else self.sharding.device
 
     def checkpoint_activations(self) -> None:
         """From now on keeps only each layer's input, and computes the rest again in the backward pass."""
@@ -163,12 +169,12 @@ class Policy:
     def logp(self, pack: Pack, *, entropy: bool = False) -> Scored:
         """Scores a pack that `packs` made.  Differentiable once, unless under `torch.no_grad()`."""
         with self._precision():
-            return score(self.model, pack, transform=self._transform, entropy=entropy)
+            return self._run(score, self.model, pack, transform=self._transform, entropy=entropy, device=self.device)
 
     def hidden(self, pack: Pack) -> Tensor:
         """[M, H] hidden states of the positions that predict the pack's scored tokens, differentiable."""
         with self._precision():
-            return hidden_states(self.model, pack)
+            return self._run(hidden_states, self.model, pack, self.device)
 
     def adapt(self, settings: LoraSettings, *, seed: int = 0, base: Base | None = None) -> None:
         """Attaches a new adapter in place, which changes nothing yet: from now on nothing else of the model trains.
@@ -182,6 +188,7 @@ class Policy:
             GroError: peft is not installed, or the model lacks a target.
         """
         assert self.adapter is None, "one adapter at a time"
+        assert self.sharding is None, "weights are cut when everything that is learnt is there"
         config = adapters.configure(self.model, settings)
         adapters.attach(self.model, config, seed)
         self.adapter = Adapter(settings, config, base or Base(self.model.name_or_path or ""))
@@ -201,7 +208,40 @@ class Policy:
     def twin(self) -> Self:
         """A copy that trains on its own.  Weights that training does not change are shared, not copied."""
         other = copy.copy(self)
-        other.model = copy.deepcopy(self.model, self.untrained())  # type: ignore[arg-type]
+        if self.sharding is None:
+            other.model = copy.deepcopy(self.model, self.untrained())  # type: ignore[arg-type]
+        else:
+            twin = self.sharding.twin(self.model, self.untrained())
+            other.model, other.sharding = twin.model, twin.sharding
+        return other
+
+    def shard(self, mesh: DeviceMesh, *, offload: bool = False, trunk_only: bool = False) -> None:
+        """Cuts the weights over the processes of a mesh, in place; see `gro.policy.sharding`.
+
+        From now on every pass, copy and export is one of all processes together, and each makes as many of them.
+        trunk_only: where the head is not this model's own, as a critic's.
+        """
+        assert self.sharding is None, "weights are cut once"
+        lower = None if self.autocast is None else getattr(torch, self.autocast)
+        trunk_only = trunk_only or self._trunk_only
+        self.sharding = Sharding.cut(self.model, mesh, offload=offload, lower=lower, trunk_only=trunk_only)
+
+    def last_backward(self, last: bool) -> None:
+        """To be told before every pass of an update; see `Sharding.last_backward`."""
+        if self.sharding is not None:
+            self.sharding.last_backward(last)
+
+    def whole(self, *, keep: bool = True, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Self:
+        """A copy with whole weights, without gradients; the policy itself where they are not cut.
+
+        Every process must ask.  keep: False where only others need it; what is returned then has no weights.  dtype,
+        device: of the copy's weights; None: as they are.
+        """
+        if self.sharding is None:
+            return self
+        other = copy.copy(self)
+        other.model = self.sharding.whole(self.model, keep=keep, dtype=dtype, device=device)
+        other.sharding = None
         return other
 
     def trained(self) -> dict[str, Tensor]:
@@ -221,9 +261,8 @@ class Policy:
         wrong = sorted(mine.keys() ^ tensors.keys()) or [n for n, t in mine.items() if t.shape != tensors[n].shape]
         if wrong:
             raise GroError(f"not the weights of this model: {wrong[0]} is missing, unknown or of another shape")
-        with torch.no_grad():
-            for name, tensor in mine.items():
-                tensor.copy_(tensors[name])
+        for name, tensor in mine.items():
+            assign(tensor, tensors[name])
         if self.adapter is not None and not any(tensor.requires_grad for tensor in mine.values()):
             adapters.rest(self.model)
 
@@ -235,13 +274,22 @@ class Policy:
         """Writes Hugging Face format (safetensors and tokenizer), which plain transformers loads.
 
         An adapter is merged into its layers there, and lies beside them in peft's format, in the folder `adapter`.
+        Weights that are cut are put together first: `whole`.
         """
+        assert self.sharding is None, "policy.whole().save(path)"
         state = None if self.adapter is None else adapters.merged_state(self.model)
         with quiet():
             self.model.save_pretrained(path, state_dict=state)
         self.tokenizer.save_pretrained(path)
         if self.adapter is not None:
             adapter_folder.write(Path(path) / ADAPTER, self.adapter, self.model)
+
+    _trunk_only = False
+    """Whether the head stays whole where weights are cut."""
+
+    def _run(self, function: Callable[..., T], *args: Any, **how: Any) -> T:
+        """What a function of the model gives while it has its weights."""
+        return function(*args, **how) if self.sharding is None else self.sharding.run(function, *args, **how)
 
     def _precision(self) -> AbstractContextManager[object]:
         if self.autocast is None:

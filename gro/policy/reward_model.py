@@ -59,6 +59,8 @@ class RewardModel(Policy):
         """Takes both over.  `trunk` was probed as a language model; its output embedding gives way to the head."""
         self.model, self.tokenizer, self.autocast = trunk.model, trunk.tokenizer, trunk.autocast
         self.layout, self._transform, self.adapter = trunk.layout, trunk._transform, trunk.adapter
+        assert trunk.sharding is None, "weights are cut when everything that is learnt is there"
+        self.sharding = None
         # Pairs know nothing of a constant, and the format that it is saved in has none.
         if head.bias is not None and bool(head.bias.any()):
             raise GroError("a score head with a bias cannot be saved as a reward model; its bias must be 0")
@@ -102,6 +104,8 @@ class RewardModel(Policy):
             base = adapter_folder.base_of(adapter_folder.Place(str(path_or_name)), folder)
             scores.adapt(lora, seed=seed, base=base)
         return scores
+
+    _trunk_only = True  # the head is one row
 
     @property
     def head(self) -> nn.Linear:

@@ -25,10 +25,19 @@ class Scored:
     """[M, H] the hidden states that predict the scored tokens, differentiable: what a value head reads."""
 
 
-def score(model: PreTrainedModel, pack: Pack, *, transform: LogitTransform = IDENTITY, entropy: bool = False) -> Scored:
-    """Scores a pack under the attention implementation that the model has now, which must be that of the pack."""
-    hidden_MH = hidden_states(model, pack)
-    device = hidden_MH.device
+def score(
+    model: PreTrainedModel,
+    pack: Pack,
+    *,
+    transform: LogitTransform = IDENTITY,
+    entropy: bool = False,
+    device: torch.device | None = None,
+) -> Scored:
+    """Scores a pack under the attention implementation that the model has now, which must be that of the pack.
+
+    device: where the pass is made; None: where the weights are.
+    """
+    hidden_MH = hidden_states(model, pack, device)
     head = model.get_output_embeddings()
     assert head is not None
     weight, bias = head.weight, getattr(head, "bias", None)
@@ -37,7 +46,7 @@ def score(model: PreTrainedModel, pack: Pack, *, transform: LogitTransform = IDE
     logp_M, entropy_M = token_logp(
         hidden_MH,
         weight,
-        pack.target_M.to(device),
+        pack.target_M.to(hidden_MH.device),
         bias_V=bias,
         temperature_M=pack.temperature_M,
         transform=transform,
@@ -46,11 +55,12 @@ def score(model: PreTrainedModel, pack: Pack, *, transform: LogitTransform = IDE
     return Scored(pack.scatter(logp_M), None if entropy_M is None else pack.scatter(entropy_M), hidden_MH)
 
 
-def hidden_states(model: PreTrainedModel, pack: Pack) -> Tensor:
-    """[M, H] of the positions that predict the pack's scored tokens."""
+def hidden_states(model: PreTrainedModel, pack: Pack, device: torch.device | None = None) -> Tensor:
+    """[M, H] of the positions that predict the pack's scored tokens.  device: see `score`."""
+    device = device or model.device
     # Packing by position ids is silently wrong with a cache or a two-dimensional mask; there is neither.
-    output = decoder(model)(**pack.inputs(model.device), use_cache=False)
-    return output.last_hidden_state.flatten(0, 1).index_select(0, pack.source_M.to(model.device))
+    output = decoder(model)(**pack.inputs(device), use_cache=False)
+    return output.last_hidden_state.flatten(0, 1).index_select(0, pack.source_M.to(device))
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:

@@ -15,6 +15,7 @@ from gro.policy.critic import Critic
 from gro.policy.packing import Pack
 from gro.training.batching import Minibatch
 from gro.training.descent import Descent
+from gro.training.memory import naming_the_batch
 from gro.training.processes import ALONE, Processes
 from gro.training.settings import Optimization
 from gro.types import Batch, Group
@@ -80,17 +81,23 @@ class CriticLearner:
         fit, processes = Fit(self.critic, self.regression, minibatch.batch), self.processes
         width = minibatch.batch.mask_BT.shape[1]
         passes = processes.passes(self.critic.trunk, minibatch.groups, self.tokens_per_micro, width=width)
-        for pack, counts in passes:
-            values_RT = self.critic.values(pack)
-            push_RT = fit.push(values_RT, pack) if counts else torch.zeros_like(values_RT)
-            if processes.lockstep or bool(push_RT.any()):
-                values_RT.backward(-push_RT)
+        asked = False
+        for number, (pack, counts) in enumerate(passes, 1):
+            self.critic.trunk.last_backward(number == len(passes))
+            with naming_the_batch(pack):
+                values_RT = self.critic.values(pack)
+                push_RT = fit.push(values_RT, pack) if counts else torch.zeros_like(values_RT)
+                asked = asked or bool(push_RT.any())
+                if processes.lockstep or bool(push_RT.any()):
+                    values_RT.backward(-push_RT)
         processes.whole(fit.values_BT)
         try:
             processes.raise_together(fit.fault)
         except GroError:
             self.descent.abandon()
             raise
+        if processes.lockstep and not processes.any(asked):  # alone, there would be no gradient: no weight moves
+            self.descent.abandon()
         moved = self.descent.step()
         names = {"grad_norm": "critic/grad_norm", "learning_rate": "critic/learning_rate"}
         return CriticUpdate(fit.metrics() | {names[name]: value for name, value in moved.items()})
@@ -109,7 +116,8 @@ def value(
     weight = critic.head.weight
     values_BT = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
     for pack, counts in processes.passes(critic.trunk, groups, tokens_per_micro, width=shape[1]):
-        values_RT = critic.values(pack)
+        with naming_the_batch(pack):
+            values_RT = critic.values(pack)
         if counts:
             values_BT[pack.rows_R] = values_RT
     processes.whole(values_BT)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from gro.errors import GroError
+from gro.policy.sharding import assign, own_part, whole_tensor
 from gro.training.processes import ALONE, Processes
 from gro.training.settings import Optimization
 
@@ -28,7 +30,7 @@ class Descent:
         self.total_updates, self.processes = total_updates, processes
         self.updates = 0
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
+            [{"params": part} for part in _apart(self.parameters.values())],
             lr=optimization.learning_rate,
             betas=(optimization.beta1, optimization.beta2),
             eps=optimization.eps,
@@ -44,9 +46,9 @@ class Descent:
             group["lr"] = rate
         weights = list(self.parameters.values())
         self.processes.sum_gradients(weights)
-        norm = nn.utils.clip_grad_norm_(weights, self.optimization.max_grad_norm or math.inf).item()
+        norm = _clip(weights, self.optimization.max_grad_norm or math.inf)
         if not math.isfinite(norm):
-            worst = next(n for n, p in self.parameters.items() if _broken(p.grad))
+            worst = self._first_broken()
             self.abandon()
             raise GroError(f"the gradient is not finite (first in {worst!r}); no weight was changed")
         self.optimizer.step()
@@ -67,13 +69,40 @@ class Descent:
             what, _, name = key.partition(" of ")
             parameter = self.parameters[name]
             # A copy: what was read from a file may share its memory.
-            kept = tensor.to(parameter.device) if what != "step" else tensor
-            self.optimizer.state[parameter][what] = kept.clone()
+            if what == "step":
+                self.optimizer.state[parameter][what] = tensor.clone()
+                continue
+            kept = torch.zeros_like(parameter, dtype=tensor.dtype, requires_grad=False)
+            assign(kept, tensor)
+            self.optimizer.state[parameter][what] = kept
+
+    def _first_broken(self) -> str:
+        """The first weight whose gradient is not finite, in whichever process that shows."""
+        mine = [name for name, p in self.parameters.items() if _broken(p.grad)]
+        found = set(self.processes.join(mine))
+        return next(name for name in self.parameters if name in found)
 
     def abandon(self) -> None:
         """Forgets the gradient."""
         self.optimizer.zero_grad(set_to_none=True)
 
 
+def _apart(parameters: Collection[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those that are cut over processes and those that are not, which no operation takes together."""
+    cut: list[nn.Parameter] = [p for p in parameters if isinstance(p, DTensor)]
+    whole = [p for p in parameters if not isinstance(p, DTensor)]
+    return [part for part in (whole, cut) if part]
+
+
+def _clip(weights: Collection[nn.Parameter], limit: float) -> float:
+    """The norm of the whole gradient, which is scaled down to the limit where it is larger."""
+    parts = _apart(weights)
+    norms = [whole_tensor(nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])) for part in parts]
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack([n.to(norms[0]) for n in norms]))
+    for part in parts:
+        nn.utils.clip_grads_with_norm_(part, limit, norm)
+    return norm.item()
+
+
 def _broken(gradient: Tensor | None) -> bool:
-    return gradient is not None and not bool(torch.isfinite(gradient).all())
+    return gradient is not None and not bool(torch.isfinite(own_part(gradient)).all())

@@ -16,6 +16,7 @@ from gro.policy.policy import Policy
 from gro.training.batching import Minibatch
 from gro.training.critic import CriticUpdate, Fit
 from gro.training.descent import Descent
+from gro.training.memory import naming_the_batch
 from gro.training.metrics import APPROXKL, describe_clipping, length_correlation, observe
 from gro.training.prepare import blank, score
 from gro.training.processes import ALONE, Processes
@@ -107,26 +108,29 @@ def accumulate(
         known_BT = score(policy, groups, tokens_per_micro, width=shape[1], processes=processes)
         c_BT = coefficients(known_BT, _with_old(batch, known_BT), algorithm)
     fault: str | None = None
-    for pack, counted in passes:
-        scored = policy.logp(pack, entropy=entropy_BT is not None)
-        if not counted:
-            _backward([(scored.logp_RT, torch.zeros_like(scored.logp_RT))], always=True)
-            continue
-        index_R = pack.rows_R
-        logp_RT = scored.logp_RT.detach()
-        logp_BT[index_R] = logp_RT
-        if not two_passes:
-            c_BT[index_R] = coefficients(logp_RT, _with_old(batch.rows(index_R), logp_RT), algorithm).to(c_BT)
-        fault = fault or _not_finite(pack, minibatch, logp_RT, c_BT[index_R])
-        pushes = [(scored.logp_RT, c_BT[index_R])]
-        if entropy_BT is not None:
-            assert scored.entropy_RT is not None
-            entropy_BT[index_R] = scored.entropy_RT.detach()
-            pushes += [(scored.entropy_RT, e_BT[index_R])] if e_BT is not None else []
-        if fit is not None:
-            values_RT = fit.critic.read(scored.hidden_MH, pack)
-            pushes.append((values_RT, fit.push(values_RT, pack)))
-        _backward(pushes, always=processes.lockstep)
+    asked = False
+    for number, (pack, counted) in enumerate(passes, 1):
+        policy.last_backward(number == len(passes))
+        with naming_the_batch(pack):
+            scored = policy.logp(pack, entropy=entropy_BT is not None)
+            if not counted:
+                _backward([(scored.logp_RT, torch.zeros_like(scored.logp_RT))], always=True)
+                continue
+            index_R = pack.rows_R
+            logp_RT = scored.logp_RT.detach()
+            logp_BT[index_R] = logp_RT
+            if not two_passes:
+                c_BT[index_R] = coefficients(logp_RT, _with_old(batch.rows(index_R), logp_RT), algorithm).to(c_BT)
+            fault = fault or _not_finite(pack, minibatch, logp_RT, c_BT[index_R])
+            pushes = [(scored.logp_RT, c_BT[index_R])]
+            if entropy_BT is not None:
+                assert scored.entropy_RT is not None
+                entropy_BT[index_R] = scored.entropy_RT.detach()
+                pushes += [(scored.entropy_RT, e_BT[index_R])] if e_BT is not None else []
+            if fit is not None:
+                values_RT = fit.critic.read(scored.hidden_MH, pack)
+                pushes.append((values_RT, fit.push(values_RT, pack)))
+            asked = _backward(pushes, always=processes.lockstep) or asked
     processes.whole(logp_BT, *(tensor for tensor in (entropy_BT, fit and fit.values_BT) if tensor is not None))
     if not two_passes:
         processes.whole(c_BT)
@@ -135,6 +139,8 @@ def accumulate(
     except GroError:
         policy.model.zero_grad(set_to_none=True)
         raise
+    if processes.lockstep and not processes.any(asked):  # alone, there would be no gradient: no weight moves
+        policy.model.zero_grad(set_to_none=True)
     return Seen(groups, replace(_with_old(batch, logp_BT), entropy_BT=entropy_BT), logp_BT, entropy_BT, c_BT, fit)
 
 
@@ -183,14 +189,17 @@ class PolicyLearner:
         return Update(metrics, seen.groups, seen.batch, seen.logp_BT, seen.entropy_BT, seen.c_BT, declined)
 
 
-def _backward(pushes: list[tuple[Tensor, Tensor]], *, always: bool = False) -> None:
+def _backward(pushes: list[tuple[Tensor, Tensor]], *, always: bool = False) -> bool:
     """One pass for all outputs, each with −∂loss/∂output; none where nothing is asked for (groups of equal rewards).
 
-    always: where other processes wait for this one's pass.
+    always: where other processes wait for this one's pass.  Returns whether anything was asked for.
     """
-    asked = [(output_RT, -push_RT.to(output_RT)) for output_RT, push_RT in pushes if always or push_RT.any()]
-    if asked:
-        torch.autograd.backward([output_RT for output_RT, _ in asked], [grad_RT for _, grad_RT in asked])
+    asked = [bool(push_RT.any()) for _, push_RT in pushes]
+    made = [pair for pair, yes in zip(pushes, asked, strict=True) if always or yes]
+    if made:
+        grads = [-push_RT.to(output_RT) for output_RT, push_RT in made]
+        torch.autograd.backward([output_RT for output_RT, _ in made], grads)
+    return any(asked)
 
 
 def _two_passes(algorithm: Algorithm, packs: list[Pack]) -> bool:
