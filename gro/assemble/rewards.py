@@ -20,6 +20,7 @@ from gro.policy.loading import load_tokenizer
 from gro.policy.reward_model import RewardModel
 from gro.recipe import ModelSettings
 from gro.rewards import Failure, Rewards
+from gro.rewards.ranges import ScoreRange
 from gro.rewards.rewards import Inside
 from gro.rewards.trained import Trained
 from gro.runs.store import Run
@@ -71,7 +72,8 @@ def _reward_model(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, p
             "and reads the policy's token ids. Served over HTTP it can have its own"
         )
     model = RewardModel.read(path, device=settings.device, allow_pickle=settings.allow_pickle)
-    return Trained(model, **{key: value for key, value in params.items() if key != "path"})
+    own = {key: value for key, value in params.items() if key != "path"}
+    return Trained(model, scores=ScoreRange.read(find(path)), **own)
 
 
 def evaluation_rewards(config: Config) -> Sequence[Any]:
