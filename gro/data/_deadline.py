@@ -1,11 +1,13 @@
-"""A time limit for Python code that is not ours, in whichever thread it runs (signals reach only the main one)."""
+"""Limits for Python code that is not ours: memory, and time in whichever thread it runs."""
 
 from __future__ import annotations
 
 import ctypes
+import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -47,6 +49,28 @@ def limited(function: Callable[[], _T], seconds: float) -> _T:
         raise
     _finish(thread, run)
     return result
+
+
+@contextmanager
+def at_most(more: int) -> Iterator[None]:
+    """MemoryError where the process grows by more than so many bytes.
+
+    It is the whole process's limit, so nothing else should need much meanwhile.  Where the system knows no such limit
+    (macOS), there is none.
+    """
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    bounds = [limit for limit in (now + more, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _finish(thread: int, run: _Running) -> None:

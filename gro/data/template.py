@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
-from gro.data._deadline import TimeUp, limited
+from gro.data._deadline import TimeUp, at_most, limited
 from gro.data.spec import Piece, Turn
 from gro.errors import GroError
 
@@ -34,6 +35,8 @@ TRANSCRIPT = (
 _STAND_IN = "Qx{}Zj"
 SECONDS = 10.0
 """For one conversation; a template takes well under a millisecond."""
+MAX_MEMORY = 1 << 30
+"""Bytes that one conversation may take: a single operation ('x' * 10**10) ends at no time limit."""
 MAX_GROWTH, MAX_EXTRA = 8, 1 << 16
 """A template may render a conversation of n characters as at most MAX_GROWTH · n + MAX_EXTRA."""
 
@@ -47,6 +50,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str, *, special: re.Pattern[str] | None) -> None:
         """`special` finds names of special tokens in contents; None: they may be there."""
+        _check_powers(source)
         self.source, self._special = source, special
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
         """A run stores it: another template is another format of data."""
@@ -77,7 +81,8 @@ class ChatTemplate:
             )
 
         try:
-            text = limited(run, SECONDS)
+            with at_most(MAX_MEMORY):
+                text = limited(run, SECONDS)
         except TimeUp as e:
             raise TemplateError(f"the chat template ran for more than {SECONDS} s{_template_line(e)}") from None
         except Exception as e:  # A template is a program: it can fail with anything.
@@ -114,6 +119,19 @@ class ChatTemplate:
                 parts = [*parts, before] if found and parts is not None else None
             self._frames[key] = None if parts is None or any(n in text for n in names) else [*parts, text]
         return self._frames[key]
+
+
+def _check_powers(source: str) -> None:
+    """No template needs one, and 9**9**9 is a single operation, which no time limit ends."""
+    before = ""
+    try:
+        tokens = [(line, kind, text) for line, kind, text in Environment().lex(source) if kind != "whitespace"]
+    except TemplateSyntaxError:
+        return  # said with its line when it is compiled
+    for line, kind, text in tokens:
+        if kind == "operator" and text == "**" and before not in ("(", ","):  # there it passes arguments on
+            raise TemplateError(f"the chat template takes a power in line {line}")
+        before = text
 
 
 def load_template(

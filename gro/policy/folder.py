@@ -6,6 +6,7 @@ Nothing found in it is ever executed: no remote code, no pickle (unless asked fo
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,13 @@ _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """What is fetched from the hub: weights in safetensors format, configuration, tokenizer.  No code, no pickle."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _LFS = b"version https://git-lfs"
+_LARGEST_HEADER = 100_000_000
+"""Bytes: what the safetensors library itself allows, and some 10⁶ tensors."""
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+"""Of a configuration: none is larger than the weights can show."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Of one value; other types are left to the library."""
 _IMPLEMENTATIONS = (
     "attn_implementation",
     "_attn_implementation",
@@ -84,7 +91,9 @@ def inspect(path: Path, *, allow_pickle: bool = False) -> Folder:
     config = _config(path)
     files = _weight_files(path)
     if files:
-        return Folder(path, config, _headers(path, files))
+        tensors = _headers(path, files)
+        _check_sizes(path, config, tensors)
+        return Folder(path, config, tensors)
     pickles = sorted(f.name for f in path.iterdir() if f.suffix in _PICKLES)
     if not pickles:
         found = ", ".join(sorted(f.name for f in path.iterdir())) or "nothing"
@@ -95,6 +104,17 @@ def inspect(path: Path, *, allow_pickle: bool = False) -> Folder:
             "them. Convert them to safetensors, or allow it with allow_pickle if you trust their origin"
         )
     return Folder(path, config, {})
+
+
+def _check_sizes(path: Path, config: Any, tensors: Mapping[str, Entry]) -> None:
+    """A model as large as a wrong configuration says would be made, and memory run out, before shapes are compared."""
+    longest = max((max(entry.shape, default=0) for entry in tensors.values()), default=0)
+    text = config.get_text_config()
+    for key in _SIZES:
+        found = getattr(text, key, None)
+        limit, what = (len(tensors), "tensors") if key == "num_hidden_layers" else (longest, "is the longest dimension")
+        if isinstance(found, int) and found > limit:
+            raise GroError(f"{path / 'config.json'}: {key} is {found}; {limit} {what} of the weights")
 
 
 def _starts_with(file: Path, head: bytes) -> bool:
@@ -119,8 +139,10 @@ def _config(path: Path) -> Any:
             raise GroError(f"{path} holds an adapter, not a model; give the folder of its base model")
         raise GroError(f"{path} has no config.json; expected a model in Hugging Face format")
     raw = _json(file)
-    kind = str(raw.get("model_type"))
-    code = sorted({str(v).rpartition("--")[2].split(".")[0] + ".py" for v in raw.get("auto_map", {}).values()})
+    kind = str(raw.get("model_type"))[:100]
+    named = raw.get("auto_map")
+    named = named.values() if isinstance(named, dict) else [named] if named else []
+    code = sorted({str(v).rpartition("--")[2].split(".")[0] + ".py" for v in named})
     if kind not in CONFIG_MAPPING:
         if code:
             raise GroError(
@@ -129,10 +151,17 @@ def _config(path: Path) -> Any:
             )
         raise GroError(f"{file}: model_type {kind!r} is unknown{nearest(kind, CONFIG_MAPPING)}")
     if "quantization_config" in raw:
-        method = raw["quantization_config"].get("quant_method", "unknown method")
+        how = raw["quantization_config"]
+        method = how.get("quant_method", "unknown method") if isinstance(how, dict) else "unknown method"
         raise GroError(f"{file}: the weights are quantised ({method}); training needs the full-precision model")
     # A known model_type uses transformers' own class even where the folder brings code: the code is ignored.
-    return CONFIG_MAPPING[kind].from_dict(_without_code(raw, file))
+    try:
+        return CONFIG_MAPPING[kind].from_dict(_without_code(raw, file))
+    except GroError:
+        raise
+    except Exception as error:  # every kind of model checks its settings in its own way, or stumbles over them
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise GroError(f"{file}: these settings of a {kind} model cannot be used ({said})") from error
 
 
 def _without_code(raw: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -154,7 +183,12 @@ def _weight_files(path: Path) -> list[Path]:
     if not index.exists():
         single = path / "model.safetensors"
         return [single] if single.exists() else []
-    names = sorted(set(_json(index).get("weight_map", {}).values()))
+    weight_map = _json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise GroError(f"{index}: found no weight_map; expected the file of every tensor by its name")
+    names = sorted(set(weight_map.values()))
+    if outside := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
+        raise GroError(f"{index}: names the weight file {outside[0]!r}; expected .safetensors files beside it")
     missing = [name for name in names if not (path / name).exists()]
     if missing:
         raise GroError(f"{path}: {len(missing)} of {len(names)} weight files are missing: {', '.join(missing[:5])}")
@@ -177,19 +211,39 @@ def _headers(path: Path, files: list[Path]) -> dict[str, Entry]:
 
 
 def _header(file: Path) -> dict[str, Entry]:
-    """Format: 8 bytes of header length, the header in JSON, the data."""
+    """Format: 8 bytes of header length, the header in JSON, and the data, covered without gap or overlap."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > size - 8:
             raise GroError(f"{file} is truncated or not safetensors: {size} bytes, of which a header of {length}")
+        if length > _LARGEST_HEADER:
+            raise GroError(f"{file}: found a header of {length} bytes; expected at most {_LARGEST_HEADER}")
         try:
             raw = json.loads(stream.read(length))
             entries = {k: v for k, v in raw.items() if k != "__metadata__"}
-            expected = 8 + length + max((v["data_offsets"][1] for v in entries.values()), default=0)
-            tensors = {k: Entry(file, v["dtype"], tuple(v["shape"])) for k, v in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            places = {k: (int(v["data_offsets"][0]), int(v["data_offsets"][1])) for k, v in entries.items()}
+            tensors = {k: Entry(file, str(v["dtype"]), tuple(map(int, v["shape"]))) for k, v in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             raise GroError(f"{file} is corrupt: its safetensors header cannot be read ({error})") from error
+    expected = 8 + length + max((end for _, end in places.values()), default=0)
     if size != expected:
         raise GroError(f"{file} is truncated or corrupt: {size} bytes, its header says {expected}")
+    _check_places(file, tensors, places)
     return tensors
+
+
+def _check_places(file: Path, tensors: Mapping[str, Entry], places: Mapping[str, tuple[int, int]]) -> None:
+    """Every tensor where the one before it ends, and as long as its shape says."""
+    at = 0
+    for name in sorted(places, key=lambda name: places[name]):
+        (begin, end), entry = places[name], tensors[name]
+        width = _BYTES.get(entry.dtype)
+        if begin != at or end < begin or min(entry.shape, default=0) < 0:
+            raise GroError(f"{file} is corrupt: tensor {name} is said to be at bytes {begin} to {end}; expected {at}")
+        if width is not None and end - begin != width * math.prod(entry.shape):
+            expected = width * math.prod(entry.shape)
+            raise GroError(
+                f"{file} is corrupt: tensor {name} has {end - begin} bytes; its shape {entry.shape} takes {expected}"
+            )
+        at = end

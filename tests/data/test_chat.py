@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from tokenizer_variants import GEMMA, THINKING, chatml_like, gemma_like, gpt2_li
 from transformers import PreTrainedTokenizerFast
 
 from gro.data import template as templates
-from gro.data._deadline import TimeUp, limited
+from gro.data._deadline import TimeUp, at_most, limited
 from gro.errors import DataError, GroError
 from gro.types import Group
 
@@ -336,6 +337,14 @@ HOSTILE = {
         "unsafe",
     ),
     "grows": ("{% if 'bad' in messages[0].content %}{{ 'x' * 1000000 }}{% endif %}", "wrote 1000"),
+    "allocates in one operation": (
+        "{% if 'bad' in messages[0].content %}\n{% set x = 'x' * 20000000000 %}{% endif %}",
+        "in line 2: MemoryError",
+    ),
+    "allocates by a filter": (
+        "{% if 'bad' in messages[0].content %}{{ 'x' | center(20000000000) }}{% endif %}",
+        "in line 1: MemoryError",
+    ),
     "changes messages": ("{% if 'bad' in messages[0].content %}{{ messages.append(1) }}{% endif %}", "line 1"),
 }
 BODY = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
@@ -387,6 +396,24 @@ def test_a_template_that_loops_is_stopped(monkeypatch: pytest.MonkeyPatch, in_a_
     assert time.perf_counter() - start < 5
     assert "line 2, field 'prompt'" in message
     assert "ran for more than 0.3 s in line 2" in message
+
+
+@pytest.mark.fault("M5")
+def test_powers_are_refused_before_they_are_taken() -> None:
+    for power in ("9 ** 9 ** 9", "(9)**m.content|length", "[9] [0] ** 99"):
+        with pytest.raises(GroError, match="takes a power in line 2"):
+            load([{"prompt": [user("A")]}], with_template("{% if false %}\n{{ " + power + " }}{% endif %}" + BODY))
+    passed_on = "{% macro f(a) %}{{ a }}{% endmacro %}{{ f(**{'a': ''}) }}"
+    assert len(load([{"prompt": [user("A")]}], with_template(passed_on + BODY))) == 1
+
+
+@pytest.mark.fault("M5")
+def test_the_memory_limit_is_lifted_again() -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(MemoryError), at_most(1 << 20):
+        bytearray(1 << 28)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert len(bytearray(1 << 28)) == 1 << 28
 
 
 @pytest.mark.fault("M5")
