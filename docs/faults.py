@@ -229,8 +229,8 @@ FAULTS: dict[str, Fault] = {
         "last good step.",
     ),
     "P9": Fault(
-        "A moved run, another working directory, a home that cannot be written, a full temporary folder, no network, no "
-        "terminal, a clock that jumps.",
+        "A moved run, another working directory, a home that cannot be written, a full temporary folder, no network, "
+        "no terminal, a clock that jumps.",
         "It works; paths in a run are relative.",
     ),
     "P10": Fault("Standard output is closed, as by `| head`; the terminal goes away.", "Training goes on."),

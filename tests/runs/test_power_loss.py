@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from gro.runs import Run, atomic, directories, files
+from gro.training.checkpoint import Keeper
+from jobs_on_sums import cli, sft, write_data
 from runs.faults import killed_at, operations_of
 from runs.power_loss import Record, lay_out, recorded, states
 
@@ -54,7 +56,13 @@ def whole(path: Path, shards: int = 1) -> dict[str, dict[str, bytes]]:
     return expected
 
 
-def faults_of(record: Record, expected: dict[str, dict[str, bytes]], room: Path, limit: int = 60) -> tuple[int, list]:
+def faults_of(
+    record: Record,
+    expected: dict[str, dict[str, bytes]],
+    room: Path,
+    limit: int = 60,
+    inside: str = "checkpoints",
+) -> tuple[int, list]:
     """How many states were tried, and the first from which what was promised, or something newer, is not found."""
     chance = random.Random(0)
     tried, faults = 0, []
@@ -66,8 +74,8 @@ def faults_of(record: Record, expected: dict[str, dict[str, bytes]], room: Path,
             if key not in known:
                 lay_out(state, room)
                 with mock.patch("os.fsync"):
-                    files.sweep(room / "checkpoints")
-                found, _ = files.newest_complete(room / "checkpoints", "step-")
+                    files.sweep(room / inside)
+                found, _ = files.newest_complete(room / inside, "step-")
                 known[key] = None if found is None else found.name
                 if found is not None and content_of(found) != expected[found.name]:
                     faults.append((number, "damaged and taken for good", found.name))
@@ -207,3 +215,28 @@ def test_a_new_run_is_on_the_disk_with_its_settings_and_failures(tmp_path: Path)
         for state in states(disk, 200, chance):
             for name in promised.get(str(mark), []):
                 assert state[name] in (b"lr: 1\n", b"boom")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("P5", "P2")
+def test_the_states_of_a_whole_job(tmp_path: Path, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What training itself saves and removes: weights, optimizer, plain numbers, of each step."""
+    write_data(tmp_path)
+    recipe = sft(tmp_path, training__steps=5, training__resume_every=1)
+    folder = tmp_path / "sft" / "state"
+    folder.mkdir(parents=True)
+    expected, real = {}, Keeper.save
+
+    def save(self: Keeper, step: int, state: dict[str, float]) -> None:
+        real(self, step, state)
+        expected[f"step-{step}"] = content_of(folder / f"step-{step}")
+        record.mark(step)
+
+    monkeypatch.setattr(Keeper, "save", save)
+    with recorded(folder) as record:
+        assert cli("train", recipe).code == 0
+    assert sorted(expected) == ["step-1", "step-2", "step-3", "step-4"]
+    assert {"state.json", "weights.safetensors", "optimizer.safetensors"} < set(expected["step-4"])
+    tried, faults = faults_of(record, expected, room, limit=40, inside="")
+    assert faults == []
+    assert tried > 500
