@@ -2,8 +2,8 @@
 
 from gro.preflight.data import check_data, held_out_rows
 from gro.preflight.disk import check_directory, refuse_without_room
+from gro.preflight.estimate import Needs, needs
 from gro.preflight.everything import Found, check, preflight
-from gro.preflight.needs import Needs, needs
 from gro.preflight.rewards import reward_lists, try_rewards
 from gro.preflight.saying import say
 

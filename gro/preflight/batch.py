@@ -42,7 +42,7 @@ class First:
 
     rows: tuple[Row, ...]
     """Of files: of the first update of step 1."""
-    prompts: tuple[Group, ...]
+    prompts: tuple[Group, ...] = ()
     """To be answered; the completions are still to come."""
     stance: str = ""
     """Of which policy these are the weights; empty where they are the same for all."""

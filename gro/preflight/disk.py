@@ -13,14 +13,14 @@ from gro.objective import Algorithm
 from gro.preflight.memory import critic_size, lora_of
 from gro.preflight.sizes import Sizes
 from gro.runs import files
+from gro.runs.identity import differences
 from gro.runs.plain import size_text
 from gro.runs.reader import RunReader
-from gro.runs.store import CHECKPOINTS, CONFIG, DATABASE
+from gro.runs.store import CHECKPOINTS, CONFIG, DATABASE, STATE
+from gro.training.checkpoint import KEPT
 
-STATE = "state"
-"""Where states lie from which an interrupted run continues."""
-_STATES = 3
-"""The two newest, and the one that is being written before the oldest goes."""
+_STATES = KEPT + 1
+"""Those that are kept, and the one that is being written before the oldest goes."""
 _REST = 64 * 2**20
 """Bytes for metrics, rollouts, the tokenizer and the report."""
 
@@ -96,18 +96,20 @@ def refuse_without_room(disk: Disk) -> None:
         )
 
 
-def check_directory(path: Path) -> str | None:
+def check_directory(config: Config) -> str | None:
     """Raises GroError where a run cannot be written there; what is said of one that can be continued.
 
     Nothing is written.
     """
-    reason = "is not a directory"
+    path, reason = Path(config.run).expanduser().absolute(), "is not a directory"
     if path.exists() and not path.is_dir():
         raise GroError(f"run: {path} {reason}")
     if (path / DATABASE).is_file():
         with RunReader(path) as reader:
             if reader.status == "finished":
-                raise GroError(f"run: {path} holds a finished run; choose another directory")
+                if changes := differences(reader.config, config.resolved()):
+                    raise GroError(f"run: {path} holds a finished run of another recipe: {'; '.join(changes[:3])}")
+                return f"{path} holds a finished run of this recipe; nothing is left to do"
             said = f"{path} holds a run that is not finished; the same command continues it"
             return f"{said} (it is running now: {reader.owner})" if reader.status == "running" else said
     if path.is_dir() and not (path / CONFIG).exists() and any(p for p in path.iterdir() if not p.name.startswith(".")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -30,8 +29,8 @@ from gro.preflight.batch import first_batch
 from gro.preflight.data import check_data, held_out_rows
 from gro.preflight.disk import check_directory
 from gro.preflight.endings import check_endings
+from gro.preflight.estimate import Needs, check_disk, check_memory, needs, show_memory
 from gro.preflight.masks import show_batch
-from gro.preflight.needs import Needs, check_disk, check_memory, needs, show_memory
 from gro.preflight.rewards import reward_lists, try_rewards
 from gro.preflight.saying import say
 from gro.rewards import Rewards
@@ -99,7 +98,7 @@ def check(config: Config, console: Console) -> None:
     """`gro check`: a run of this recipe as far as it comes without weights.  Nothing is written."""
     algorithm = build_algorithm(config)
     say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
-    told = check_directory(Path(config.run).expanduser().absolute())
+    told = check_directory(config)
     start = start_of(config)
     data = load_data(config, start)
     with ExitStack() as stack:

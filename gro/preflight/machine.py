@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from gro.training.room import memory_available
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -36,33 +39,17 @@ def machine(device: str) -> Machine:
     if device.startswith("cuda") and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info(device)
         return Machine(f"{device} ({torch.cuda.get_device_name(device)})", total, free)
-    total, free = _memory(Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else "")
-    limit, used = _limit(_CGROUP)
-    if limit is not None and total is not None and limit < total:
-        total, free = limit, min(free or limit, limit - used)
-    return Machine(device, total, free)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Machine(device, min(total, _limit(_CGROUP) or total), memory_available())
 
 
-def _memory(meminfo: str) -> tuple[int | None, int | None]:
-    """(total, available) of the text of /proc/meminfo."""
-    found = {}
-    for line in meminfo.splitlines():
-        name, _, rest = line.partition(":")
-        amount, _, unit = rest.strip().partition(" ")
-        if unit == "kB" and amount.isdecimal():
-            found[name] = int(amount) * 1024
-    return found.get("MemTotal"), found.get("MemAvailable")
-
-
-def _limit(cgroup: Path) -> tuple[int | None, int]:
-    """(the container's limit, what it holds and cannot give back)."""
+def _limit(cgroup: Path) -> int | None:
+    """What the container may have."""
     try:
-        limit, current = ((cgroup / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-        stat = (cgroup / "memory.stat").read_text()
+        limit = (cgroup / "memory.max").read_text().strip()
     except OSError:
-        return None, 0
-    pages = next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
-    return (int(limit), int(current) - pages) if limit.isdecimal() else (None, 0)
+        return None
+    return int(limit) if limit.isdecimal() else None
 
 
 def resident() -> int | None:

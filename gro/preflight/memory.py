@@ -23,6 +23,7 @@ from gro.policy.head import KEEP_BYTES, most_bytes
 from gro.preflight.machine import Machine
 from gro.preflight.sizes import Sizes, Weights, sizes
 from gro.recipe import CriticSettings
+from gro.training.budget import MOST, SHARE
 
 When = Literal["always", "learning", "sampling"]
 
@@ -88,6 +89,8 @@ def memory_of(
 ) -> Memory:
     """The estimate.  `shards`: over how many processes weights, gradients and optimizer are spread."""
     tokens = micro_tokens(config, data, algorithm)
+    if not isinstance(config.training.tokens_per_micro, int) and machine.free is not None:  # auto: as many as fit
+        tokens = min(tokens, max(1, int(SHARE * machine.free) // (2 * policy.per_token)))
     parts = [*_kept(config, data, algorithm, policy, machine), *_judges(config)]
     parts += _learning(config, algorithm, policy, tokens, machine)
     parts += [] if algorithm.scores else _sampling(config, data, policy, machine)
@@ -112,12 +115,15 @@ def critic_size(config: Config, algorithm: Algorithm, policy: Sizes) -> Weights 
     head = Weights(numbers, wide * numbers, wide * numbers, 2 * wide * numbers + 8)
     if settings.kind == "shared":
         return head
+    lora = settings.lora or lora_of(config)
+    if settings.path is None and lora == lora_of(config):
+        # An adapter of its own stands beside the same frozen weights as the policy's.
+        return (policy.trunk if lora is None else policy.trained) + head
+    architecture = policy.architecture
     if settings.path is not None:
-        other = start_at(model_folder(settings.path), allow_pickle=config.model.allow_pickle)
-        return sizes(other.architecture, config.model.dtype).trunk + head
-    if lora_of(config) is not None:  # an adapter of its own beside the same frozen weights
-        return policy.trained + head
-    return policy.trunk + head
+        architecture = start_at(model_folder(settings.path), allow_pickle=config.model.allow_pickle).architecture
+    found = sizes(architecture, config.model.dtype, lora=lora)
+    return (found.trunk if lora is None else found.trunk + found.trained) + head
 
 
 def _kept(config: Config, data: Data, algorithm: Algorithm, policy: Sizes, machine: Machine) -> Iterator[Part]:
@@ -176,7 +182,8 @@ def micro_tokens(config: Config, data: Data, algorithm: Algorithm) -> int:
         groups += [prompt + answers * config.sampling.max_new_tokens + shown] * taken
         rows.append(prompt + config.sampling.max_new_tokens)
     together = sum(heapq.nlargest(taken, groups))
-    return min(together, max(config.training.tokens_per_micro, *rows))
+    budget: Any = config.training.tokens_per_micro
+    return min(together, max(budget if isinstance(budget, int) else MOST, *rows))
 
 
 def _learning(config: Config, algorithm: Algorithm, policy: Sizes, tokens: int, machine: Machine) -> Iterator[Part]:

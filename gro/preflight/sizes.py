@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,8 @@ class Weights:
 class Sizes:
     """What can be known of a model from its configuration."""
 
+    architecture: Any = field(repr=False)
+    """The configuration itself."""
     whole: Weights
     """All of it; what is trained of it has gradients and an optimizer."""
     trunk: Weights
@@ -108,6 +110,7 @@ def _sizes(architecture: Any, dtype: str, autocast: str | None, lora: LoraSettin
         embedding = model.get_input_embeddings()
         assert isinstance(embedding, nn.Embedding)
         return Sizes(
+            architecture=architecture,
             whole=_weights(list(model.parameters()), trained if lora is None else []),
             trunk=_weights(below, below if lora is None else []),
             trained=_weights(trained, trained),
