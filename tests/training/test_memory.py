@@ -102,7 +102,8 @@ def test_a_run_that_is_out_of_memory_is_left_at_its_last_good_step(
         patch.setattr(Policy, "logp", logp)
         done = cli("train", path, f"run={tmp_path / 'again'}")
     assert done.code == 2
-    assert done.err.startswith(f"error: out of memory in a micro-batch of {seen[0]} tokens in 16 rows, the longest of ")
+    assert f"out of memory in a micro-batch of {seen[0]} tokens in 16 rows, the longest of " in done.err
+    assert done.err.startswith("error: ")
     assert "training.tokens_per_micro" in done.err
     assert "Traceback" not in done.err
     assert sorted(p.name for p in (tmp_path / "again" / "state").iterdir()) == ["step-2", "step-3"]
