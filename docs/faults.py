@@ -59,11 +59,12 @@ FAULTS: dict[str, Fault] = {
     ),
     "D7": Fault(
         "An end of sequence that is never trained: padding with the end token, several end tokens.",
-        "Every completion ends in exactly one end token and is trained on it; a tokenizer without one is refused.",
+        "Every completion ends in exactly one end token and is trained on it, and sampling stops there; a tokenizer "
+        "without one is refused, and so are data of which every completion is cut off before it.",
     ),
     "D8": Fault(
         "Two beginning-of-sequence tokens, or none where the model expects one.",
-        "There is exactly the tokenizer's own beginning; a template that writes two is refused.",
+        "There is exactly the tokenizer's own beginning; a template or a text that brings a second one is refused.",
     ),
     "D9": Fault(
         "Tokens of prompt and completion together that are not those of the prompt and of the completion.",
