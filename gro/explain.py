@@ -14,7 +14,7 @@ from gro.recipe import all_keys, annotation_at, keys_of
 
 def _is_branch(part: str) -> bool:
     """pydantic names the member of a union that it tried; no key of ours looks like that."""
-    return part == "str" or part.startswith(("tuple[", "function-"))
+    return part == "str" or part.startswith(("tuple[", "literal[", "function-"))
 
 
 _ELSEWHERE = {

@@ -109,16 +109,18 @@ def write(folder: Path, adapter: Adapter, model: PreTrainedModel, more: Mapping[
         config.modules_to_save = sorted({name.rpartition(".")[0] for name in more})
     config.inference_mode = True
     config.save_pretrained(str(folder))
-    tensors = {name.replace(f".{NAME}.", "."): p for name, p in weights_of(model).items()} | dict(more or {})
-    save_file(
-        {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        folder / WEIGHTS,
-        metadata={"format": "pt"},
-    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _in_file(model, more).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     local = bool(adapter.base.name) and Path(adapter.base.name).is_dir()
     relative = os.path.relpath(adapter.base.name, folder) if local else None
     note = {"base": adapter.base.name, "relative": relative, "weights_sha256": adapter.base.sha256}
     (folder / BASE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+def _in_file(model: PreTrainedModel, more: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The tensors by their names in peft's file."""
+    own: dict[str, Tensor] = {name.replace(f".{NAME}.", "."): weight for name, weight in weights_of(model).items()}
+    return {_PREFIX + name: tensor for name, tensor in (own | dict(more or {})).items()}
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ def read(place: Place, model: PreTrainedModel, base: Folder, settings: LoraSetti
         task_type="CAUSAL_LM",
     )
     attach(model, config, seed=0)
-    _load(folder / WEIGHTS, model)
+    load_weights(folder, model)
     return Adapter(own, config, own_base)
 
 
@@ -214,14 +216,16 @@ def _compare(folder: Path, own: LoraSettings, wanted: LoraSettings, model: PreTr
 
 
 @torch.no_grad()
-def _load(file: Path, model: PreTrainedModel) -> None:
+def load_weights(folder: Path, model: PreTrainedModel, more: Mapping[str, Tensor] | None = None) -> None:
+    """Fills the adapter that is attached to the model, and `more` as `write` has it, from this folder."""
+    file = folder / WEIGHTS
     if not file.is_file():
         raise GroError(f"{file.parent} holds no {WEIGHTS}; pickled adapters are not read")
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
         raise GroError(f"{file} is corrupt: {error}") from error
-    mine = {_PREFIX + name.replace(f".{NAME}.", "."): weight for name, weight in weights_of(model).items()}
+    mine = _in_file(model, more)
     if different := sorted(mine.keys() ^ tensors.keys()):
         where = "only the file has it" if different[0] in tensors else f"it is not among its {len(tensors)} tensors"
         raise GroError(f"{file}: not an adapter for {type(model).__name__} as configured: {different[0]}: {where}")

@@ -27,6 +27,8 @@ from gro.policy.scoring import Scored, decoder
 from gro.policy.spec import LoraSettings
 from gro.types import Completion, Group, rows_of
 
+_HEAD = "score.weight"
+"""The head's name in what is exported."""
 _END = 0
 """What stands behind a completion's last token: it marks the place, and no model ever reads it."""
 
@@ -144,6 +146,14 @@ class RewardModel(Policy):
             scores_B[pack.rows_R] = self.logp(pack).logp_RT.sum(1).float()
         return scores_B
 
+    def reload(self, path: str | Path) -> None:
+        """Takes what `save` wrote of a copy of this model, to the bit; GroError where it is of another one."""
+        if self.adapter is None:
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            self.load_trained(RewardModel.read(path, dtype=dtype, device=str(self.device)).trained())
+            return
+        adapter_folder.load_weights(Path(path) / ADAPTER, self.model, {_HEAD: self.head.weight})
+
     def save(self, path: str | Path) -> None:
         """Writes a Hugging Face sequence-classification model with one label, and the tokenizer.
 
@@ -161,5 +171,4 @@ class RewardModel(Policy):
             model.save_pretrained(path, state_dict=None if self.adapter is None else adapters.merged_state(model))
         self.tokenizer.save_pretrained(path)
         if self.adapter is not None:
-            head = {"score.weight": self.head.weight}
-            adapter_folder.write(Path(path) / ADAPTER, self.adapter, model, head)
+            adapter_folder.write(Path(path) / ADAPTER, self.adapter, model, {_HEAD: self.head.weight})
