@@ -83,6 +83,14 @@ class InTurn:
         """Passed on."""
         self.source.receive(policy, step)
 
+    def state(self) -> dict[str, Any]:
+        """Passed on."""
+        return self.source.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Passed on."""
+        self.source.load(state)
+
 
 class Replay:
     """The groups that the peer sampled, with the rewards that it gave them."""
@@ -106,6 +114,13 @@ class Replay:
 
     def receive(self, policy: Policy, step: int) -> None:
         """Files do not change."""
+
+    def state(self) -> dict[str, Any]:
+        """A function of the step."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """There is none."""
 
 
 class Reporting(Recorder):
