@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from gro.policy.policy import Policy
 from gro.policy.reward_model import RewardModel
 from gro.policy.spec import LoraSettings
 from gro.runs import RunReader
+from gro.training.learner import PolicyLearner
 from jobs_on_sums import cli, dpo, online, recipe, sft, write_data
+from torture.compare import differences
 
 LORA = {"rank": 2, "alpha": 8.0}
 FAST = {"learning_rate": 1e-2}
@@ -79,6 +82,40 @@ def test_jobs(name: str, work: Path) -> None:
     if name == "grpo":
         assert metrics["kl"][1][0] == 0
         assert metrics["kl"][1][-1] > 0
+
+
+RESUMED: dict[str, dict[str, Any]] = {
+    "grpo": {"algorithm": {"name": "grpo", "beta": 0.04}, "training": {"refresh_reference": 2}},
+    "ppo": {"algorithm": {"name": "ppo", "kl": 0.05}},
+}
+
+
+@pytest.mark.fault("P1")
+@pytest.mark.parametrize("name", RESUMED)
+def test_the_same_command_goes_on_to_the_bit(name: str, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"model": started_from(work), "optimizer": FAST, "rewards": [f"{work / 'wide.py'}:wide"]} | RESUMED[name]
+    changes["training"] = {"steps": 4, "resume_every": 1, **changes.get("training", {})}
+    real, calls = PolicyLearner.update, []
+
+    def dies(self: PolicyLearner, minibatch: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise SystemError("pulled the plug")
+        return real(self, minibatch)
+
+    with monkeypatch.context() as patch, contextlib.suppress(SystemError):
+        patch.setattr(PolicyLearner, "update", dies)
+        cli("train", online(work, f"{name}-killed", **changes))
+    assert not (work / f"{name}-killed" / "model").exists()
+    states = sorted((work / f"{name}-killed" / "state").iterdir())
+    assert states[-1].name == "step-3"
+    kept = load_file(states[-1] / "weights.safetensors")
+    assert kept
+    assert all(".lora_" in tensor for tensor in kept)
+    for run in (f"{name}-killed", f"{name}-whole"):
+        done = cli("train", online(work, run, **changes))
+        assert done.code == 0, done.err
+    assert differences(work / f"{name}-whole", work / f"{name}-killed") == []
 
 
 def test_a_reward_model(work: Path) -> None:
