@@ -50,8 +50,7 @@ def open_run(config: Config, path: str | Path, processes: Processes = ALONE) -> 
 
 def is_finished(config: Config, console: Console, processes: Processes = ALONE) -> bool:
     """Whether a run of this recipe is finished already, so that nothing is left to do; then it is said."""
-    said = _finished(config) if processes.first else None
-    said = processes.join([said])[0]
+    said = processes.join([_finished(config) if processes.first else None])[0]
     if said is not None:
         say(console, said)
     return said is not None
@@ -65,9 +64,9 @@ def _finished(config: Config) -> str | None:
     with RunReader(path) as reader:
         if reader.status != "finished" or differences(reader.config, config.resolved(), may_differ(config)):
             return None
-        return (
-            f"{shown(path)} holds a finished run of this recipe (last step {reader.last_step}); nothing is left to do"
-        )
+        last = reader.last_step
+    Run.tidy(path)
+    return f"{shown(path)} holds a finished run of this recipe (last step {last}); nothing is left to do"
 
 
 @contextmanager

@@ -81,7 +81,7 @@ class Run:
         lock = RunLock.acquire(directory / LOCK)
         database = None
         try:
-            swept = [path for name in ("", CHECKPOINTS, STATE, FAILURES) for path in files.sweep(directory / name)]
+            swept = _sweep(directory)
             before = files.read_yaml(directory / CONFIG) if (directory / CONFIG).exists() else None
             if before is None:
                 if (directory / DATABASE).exists():
@@ -98,6 +98,15 @@ class Run:
             lock.release()
             raise
         return run
+
+    @staticmethod
+    def tidy(path: Path) -> None:
+        """Remove what killed processes have left half written; GroError where another process owns the directory."""
+        lock = RunLock.acquire(path / LOCK)
+        try:
+            _sweep(path)
+        finally:
+            lock.release()
 
     @property
     def last_step(self) -> int | None:
@@ -253,6 +262,11 @@ class Run:
             ).lastrowid
             for level, message, data in notes:
                 insert_event(database, level, message, None, data)
+
+
+def _sweep(directory: Path) -> list[Path]:
+    """Of the run itself; runs inside it are swept when they are opened."""
+    return [path for name in ("", CHECKPOINTS, STATE, FAILURES) for path in files.sweep(directory / name)]
 
 
 def _create(directory: Path) -> None:

@@ -10,7 +10,7 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,24 @@ from typing import Any
 from gro.runs import files, operations
 
 Strike = str
-"""What happens at an operation: kill, or the name of an error number such as ENOSPC."""
+"""What happens at an operation: the name of a signal that comes then, as SIGKILL, or of an error with which the disk
+refuses it, as ENOSPC."""
 
+NOTHING: Mapping[int, Strike] = {}
 _PATIENCE = 300.0
 """Seconds after which an attempt counts as one that hangs, on however busy a machine."""
+
+
+def preload() -> None:
+    """Imports what jobs import when they need it: else every attempt would do it again."""
+    import matplotlib.pyplot  # noqa: F401
+    import peft  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
+    from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification  # noqa: F401
+
+    import gro.jobs.reward_model
+    import gro.jobs.train
+    import gro.runs.report  # noqa: F401
 
 
 class Board:
@@ -93,19 +107,18 @@ class Attempt:
         folder: Path,
         log: Path,
         *,
-        strike: Strike | None = None,
-        at: int = -1,
+        strikes: Mapping[int, Strike] = NOTHING,
         before: Callable[[], object] | None = None,
         listing: Path | None = None,
     ) -> None:
-        """strike, at: what happens in place of that operation.  before: called in the process before the command.
-        listing: a file that gets the names of all operations."""
+        """strikes: what happens at which operation.  before: called in the process before the command.  listing: a
+        file that gets the names of all operations."""
         self.board, self._log, self._start = Board(), log, time.monotonic()
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(arguments, folder, strike, at, before, listing)
+            self._run(arguments, folder, strikes, before, listing)
         self._ended: tuple[int, float] | None = None
 
     def over(self) -> bool:
@@ -163,8 +176,7 @@ class Attempt:
         self,
         arguments: list[str],
         folder: Path,
-        strike: Strike | None,
-        at: int,
+        strikes: Mapping[int, Strike],
         before: Callable[[], object] | None,
         listing: Path | None,
     ) -> None:
@@ -174,9 +186,12 @@ class Attempt:
             descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             os.chdir(folder)
             seen: list[str] = []
-            operations.on_operation = _hook(self.board, strike, at, seen)
+            operations.on_operation = _hook(self.board, strikes, seen)
             if before is not None:
                 before()
             with _watched(self.board):
@@ -191,16 +206,18 @@ class Attempt:
             os._exit(code)
 
 
-def _hook(board: Board, strike: Strike | None, at: int, seen: list[str]) -> operations.OnOperation:
+def _hook(board: Board, strikes: Mapping[int, Strike], seen: list[str]) -> operations.OnOperation:
     def hook(operation: str, path: Path) -> None:
         number = board.operations
         board.operations = number + 1
         seen.append(f"{operation}\t{path.name}\t{board.saves}\n")
-        if number != at or strike is None:
+        what = strikes.get(number)
+        if what is None:
             return
-        if strike == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        refusal: int = getattr(errno, strike)
+        if what.startswith("SIG"):
+            os.kill(os.getpid(), signal.Signals[what])
+            return
+        refusal: int = getattr(errno, what)
         raise OSError(refusal, os.strerror(refusal))
 
     return hook

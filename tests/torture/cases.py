@@ -110,7 +110,7 @@ VARIANTS = (
     Case("reinforce", online, {"algorithm": {"name": "reinforce", "kl": 0.05}, "rewards": ["BASE/mine.py:digits"]}),
     Case("kto", dpo, {"algorithm": "kto"}),
     Case("awr-replay", online, {"algorithm": "awr", "replay": {"capacity": 12, "per_step": 6}}),
-    Case("mixture-judged", online, {"algorithm": {"name": "grpo"}, **_WITH_ROWS}),
+    Case("mixture-judged", online, {"rewards": ["BASE/mine.py:digits"], **_WITH_ROWS}),
     Case("resample", online, {"resample": {"rounds": 2}, "rewards": ["BASE/mine.py:even"]}),
     Case("normalised", online, {"rewards": _TWO_REWARDS, "reward_normalise": "each"}),
     Case(
@@ -141,12 +141,13 @@ VARIANTS = (
 CASES = {case.name: case for case in (*TRAINERS, *VARIANTS)}
 
 
-def prepare(base: Path) -> list[str]:
-    """Writes the data; the command that trains the model with which most jobs begin."""
+def prepare(base: Path) -> None:
+    """Writes the data, and trains the model with which most jobs begin: in this process, so that those which are forked
+    from it have done once what takes long the first time."""
     base.mkdir(parents=True)
     sums.write_data(base)
     rows = ({"prompt": f"{a}+{b}=", "completions": [str(a + b), str(a), str(2 * b + 1)]} for a, b in sums.SUMS[:20])
     write_rows(base / "unjudged.jsonl", rows)
     (base / "mine.py").write_text(_MINE)
-    path = sft(base, base / "sft.yaml", training={"steps": 30, "resume_every": 1000})
-    return ["train", str(path)]
+    done = sums.cli("train", sft(base, base / "sft.yaml", training={"steps": 30, "resume_every": 1000}))
+    assert done.code == 0, done.err

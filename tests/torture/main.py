@@ -13,11 +13,8 @@ from typing import Any
 
 import torch
 
-# Whatever a job imports later is imported here once.
-import gro.jobs.reward_model
-import gro.jobs.train  # noqa: F401
 from torture import trials
-from torture.attempts import Attempt
+from torture.attempts import preload
 from torture.cases import CASES, TRAINERS, prepare
 from torture.summary import summary
 
@@ -40,39 +37,23 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(asked: argparse.Namespace) -> int:
     """Runs the trials; 0 where all came out as they should."""
     torch.set_num_threads(1)
-    _preload()
+    preload()
     shutil.rmtree(asked.work, ignore_errors=True)
     base = asked.work / "base"
-    command = prepare(base)
-    ended = Attempt(command, base, asked.work / "base.log", before=trials.without_pictures).finish()
-    if ended.code != 0:
-        print(ended.said)
-        return 1
+    prepare(base)
+    assert len(os.listdir("/proc/self/task")) == 1, "what is forked must have no threads"
     deadline = time.monotonic() + 60 * asked.minutes
     chosen = asked.cases or list(CASES)
     results = asked.work / "results.jsonl"
     work = [(name, asked, base, deadline, results) for name in chosen]
-    if not _shared_out(work, asked.jobs):
-        print("a part of the trials came to no end; see above")
-        return 1
+    ended = _shared_out(work, asked.jobs)
     lines = [json.loads(line) for line in results.read_text().splitlines()]
     text, fine = summary(lines)
     (asked.work / "summary.md").write_text(text)
     print(text)
-    return 0 if fine else 1
-
-
-def _preload() -> None:
-    """Imports what only some jobs need: else every attempt would do it again."""
-    import matplotlib.pyplot  # noqa: F401
-    import peft  # noqa: F401
-    import scipy.stats  # noqa: F401
-    from transformers import Qwen3ForCausalLM, Qwen3ForSequenceClassification  # noqa: F401
-
-    import gro.cli
-    import gro.runs.report  # noqa: F401
-
-    assert len(os.listdir("/proc/self/task")) == 1, "what is forked must have no threads"
+    if not ended:
+        print("some of the jobs came to no end; see above")
+    return 0 if fine and ended else 1
 
 
 def _shared_out(work: list[tuple[Any, ...]], jobs: int) -> bool:

@@ -62,5 +62,5 @@ def _struck(struck: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _strikes(case: str, counts: Counter[str]) -> str:
-    cells = [f"{counts[what]} | {counts[f'{what} fine']}" for what in ("kill", "ENOSPC", "EIO")]
+    cells = [f"{counts[what]} | {counts[f'{what} fine']}" for what in ("SIGKILL", "ENOSPC", "EIO")]
     return f"| {case} | {' | '.join(cells)} |"

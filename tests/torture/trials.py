@@ -21,7 +21,7 @@ from torture.compare import differences
 
 MOMENTS = ("anywhere", "step", "save")
 """Random moments of a kill: of the whole attempt; between two states; while a state or a model is written."""
-STRIKES = ("kill", "ENOSPC", "EIO")
+STRIKES = ("SIGKILL", "ENOSPC", "EIO")
 _KILLS = 5
 """At most, in one run."""
 
@@ -54,9 +54,16 @@ class Quiet:
         """The command of a trial."""
         return [self.case.command, str(self.path), f"run={run}"]
 
-    def attempt(self, run: Path, **how: Any) -> Attempt:
+    def attempt(self, run: Path, *overrides: str, **how: Any) -> Attempt:
         """The command in a process."""
-        return Attempt(self.command(run), self.folder, run.with_suffix(".log"), before=without_pictures, **how)
+        command = [*self.command(run), *overrides]
+        return Attempt(command, self.folder, run.with_suffix(".log"), before=without_pictures, **how)
+
+    def save_of(self, number: int) -> range:
+        """The operations with which the state of this number is written, from 1, and an older one removed."""
+        places = [i for i, (_, _, saves) in enumerate(self.operations) if saves == number - 1]
+        first = next(i for i in places if self.operations[i][1].startswith(f".{PREFIX}"))
+        return range(first, places[-1] + 1)
 
 
 @dataclass
@@ -84,13 +91,13 @@ def without_pictures() -> None:
     report.inline_svg = lambda *arguments, **options: ""
 
 
-def quiet(case: Case, base: Path, folder: Path) -> Quiet:
-    """Runs the case undisturbed, twice: two such runs must be the same before anything else can be asked."""
+def quiet(case: Case, base: Path, folder: Path, *, twice: bool = True) -> Quiet:
+    """Runs the case undisturbed; twice, as two such runs must be the same before anything else can be asked."""
     folder.mkdir(parents=True)
     path = case.recipe(base, folder)
     first = Quiet(case, base, folder, path, Ended(0, "", 0, 0, False, 0, 0), 0, 0, 0, ())
-    ended = first.attempt(folder / "twin").finish()
-    _expect(ended, folder / "twin.log")
+    if twice:
+        _expect(first.attempt(folder / "twin").finish(), folder / "twin.log")
     listing = folder / "operations.tsv"
     attempt = first.attempt(folder / "quiet", listing=listing)
     opening, times = 0.0, []
@@ -103,7 +110,7 @@ def quiet(case: Case, base: Path, folder: Path) -> Quiet:
         time.sleep(0.0005)
     ended = attempt.finish()
     _expect(ended, folder / "quiet.log")
-    if found := differences(folder / "quiet", folder / "twin"):
+    if twice and (found := differences(folder / "quiet", folder / "twin")):
         raise RuntimeError(f"{case.name}: two undisturbed runs differ: {found}")
     spans: dict[bool, list[float]] = {True: [0.01], False: [0.01]}
     for (mark, at), (_, until) in pairwise(times):
@@ -230,7 +237,7 @@ def stages(known: Quiet) -> list[Stage]:
 def _stopped_after(known: Quiet, saves: int, folder: Path) -> None:
     """A run that was killed once so many states were written."""
     at = next(i for i, (_, _, before) in enumerate(known.operations) if before >= saves)
-    ended = known.attempt(folder, strike="kill", at=at).finish()
+    ended = known.attempt(folder, strikes={at: "SIGKILL"}).finish()
     assert ended.killed, ended
     assert ended.saves == saves, (ended, saves)
 
@@ -252,9 +259,9 @@ def strike(known: Quiet, stage: Stage, at: int, what: Strike) -> Trial:
     if stage.folder is not None:
         shutil.copytree(stage.folder, run)
     before = _sound(run)
-    ended = known.attempt(run, strike=what, at=at).finish()
+    ended = known.attempt(run, strikes={at: what}).finish()
     trial.attempts += 1
-    if what == "kill":
+    if what == "SIGKILL":
         trial.kills.append({"moment": "operation", "inside": ended.inside, "saves": ended.saves, "at": at})
         if not ended.killed:
             trial.problems.append(f"was not killed but ended with {ended.code}: {ended.said[-500:]}")
