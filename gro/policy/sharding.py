@@ -115,9 +115,8 @@ class Sharding:
 
     def run(self, function: Callable[..., T], *args: Any, **how: Any) -> T:
         """What a function of the model gives, with every weight whole while it and its backward pass need it."""
-        if self.trunk_only:  # the decoder's own forward pass is all there is
-            return function(*args, **how)
-        found = getattr(self.root, _PASS)(function, *args, **how)
+        # Of a trunk, the decoder's own forward pass is all there is.
+        found = function(*args, **how) if self.trunk_only else getattr(self.root, _PASS)(function, *args, **how)
         if not torch.is_grad_enabled():  # no backward pass will come and put the parts back
             self.root.reshard()
         return found
