@@ -86,7 +86,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "D13": Fault(
         "Rows of many megabytes, JSON of 10⁵ levels, NaN and Infinity, huge integers, keys twice.",
-        "Refused in bounded time and memory, naming the row.",
+        "Refused in bounded time and memory, naming the row; a row may have 8 MiB.",
     ),
     "D14": Fault(
         "A data file that has changed since the run began.",
@@ -94,7 +94,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "D15": Fault(
         "An archive with paths that lead outside, links, devices, or a bomb.",
-        "No archive is ever opened: refused by name, and nothing is written.",
+        "No archive is ever opened: it is refused by name, and nothing is written.",
     ),
     "D16": Fault(
         "A dataset with a loading script, a pickle, an Arrow extension type.",
@@ -129,7 +129,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "M2": Fault(
         "Pickled weights, `auto_map`, attention kernels by name, code in the repository.",
-        "Never executed; the message says what would run, and how pickled weights can be allowed.",
+        "Never executed. The message says what would run, and how pickled weights can be allowed; code beside a known "
+        "kind of model is not looked at.",
     ),
     "M3": Fault(
         "A tokenizer with more tokens than the model has embeddings; no padding token.",
@@ -141,7 +142,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "M5": Fault(
         "A chat template that loops, allocates or reaches for attributes.",
-        "It runs in a sandbox with limits on time and size; the message names row and template line.",
+        "It runs in a sandbox with limits on time, memory and length, and takes no powers; the message names row and "
+        "template line. Other single operations that take long are not interrupted.",
     ),
     "M6": Fault(
         "Dropout in the reference or in scoring.",

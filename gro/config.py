@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from yaml.reader import ReaderError
 
 from gro import signatures
 from gro.contradictions import contradictions
@@ -23,7 +24,7 @@ from gro.recipe import Config, annotation_at
 from gro.rewards.functions import OFFERED
 from gro.rewards.registry import NAMED, REMOTE, resolved
 from gro.rewards.rewards import RewardSpec
-from gro.runs.plain import load_yaml
+from gro.runs.plain import encodable, load_yaml
 from gro.schema import LARGEST
 from gro.signatures import Signature
 
@@ -100,10 +101,17 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise GroError(f"recipe {str(path)!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise GroError(f"{path} is not UTF-8 text: {error}") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise GroError(f"{path}, line {line}: found the byte 0x{byte:02x}; it is not UTF-8 text") from None
     try:
         raw = load_yaml(text)
-    except Exception as error:  # PyYAML raises its own errors, ValueError for odd numbers, RecursionError
+    except ReaderError as error:
+        line, found = text.count("\n", 0, error.position) + 1, f"U+{ord(text[error.position]):04X}"
+        raise GroError(f"{path}, line {line}: found the character {found}; it is not valid YAML") from error
+    except RecursionError as error:
+        raise GroError(f"{path} is not valid YAML: too large or nested too deeply") from error
+    except Exception as error:  # PyYAML raises its own errors, and now and then any other
         raise GroError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         found = "nothing" if raw is None else f"{type(raw).__name__} {str(raw)[:40]!r}"
@@ -144,7 +152,9 @@ def _not_plain(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
         place = f"{key}." if key else ""
         if isinstance(value, Mapping):
             for name in value:
-                if not isinstance(name, str):
+                if isinstance(name, str) and name != encodable(name):
+                    yield f"{place}{encodable(name)}: found half a surrogate pair; expected text that UTF-8 can hold"
+                elif not isinstance(name, str):
                     yield f"{place}{name}: found the key {name!r}, a {type(name).__name__}; keys are text: quote it"
             stack += [(inner, f"{place}{name}", depth + 1) for name, inner in value.items()]
         elif isinstance(value, list | tuple):
@@ -153,6 +163,8 @@ def _not_plain(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
             yield f"{key}: found a whole number beyond ±2⁵³, which no setting needs"
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"{key}: found {value}; expected a finite number"
+        elif isinstance(value, str) and value != encodable(value):
+            yield f"{key}: found half a surrogate pair, {encodable(value)[:40]}; expected text that UTF-8 can hold"
         elif value is not None and not isinstance(value, str | int | float):
             yield f"{key}: found a {type(value).__name__}, {str(value)[:40]}; put it in quotes to have it as text"
 
@@ -165,7 +177,8 @@ def _override(raw: dict[str, Any], override: str) -> str | None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip() or not all(part.strip() for part in key.split(".")):
         return f"{override!r}: an override is key=value or key.sub=value, without spaces around ="
-    place = tuple(key.strip().removeprefix("--").split("."))
+    key = key.strip().removeprefix("--")
+    place = tuple(key.split("."))
     try:
         value = _value(place, text)
     except GroError as error:
@@ -221,10 +234,15 @@ def _value(place: tuple[str, ...], text: str) -> Any:
     except Exception as error:
         if adapter is not None and _accepts(adapter, text):
             return text
-        raise GroError(f"the value {text!r} is not valid YAML: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise GroError(f"the value {_short(repr(text))} is not valid YAML: {_short(said)}") from error
     if adapter is None or isinstance(value, str) or _accepts(adapter, value) or not _accepts(adapter, text):
         return value
     return text
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _accepts(adapter: TypeAdapter[Any], value: Any) -> bool:

@@ -58,9 +58,13 @@ class Signature:
                 lines.append(f"{place}.{key}: {owner} has no such parameter{near}; it has {has}")
             elif known is not None and (expected := mismatch(known.hint, value)) is not None:
                 default = "" if known.required else f" (default {known.default!r})"
-                lines.append(f"{place}.{key}: {value!r} is no {expected}{default}")
+                lines.append(f"{place}.{key}: {_short(repr(value))} is no {expected}{default}")
         missing = [key for key, known in self.parameters.items() if known.required and key not in arguments]
         return lines + [f"{place}.{key}: missing; {owner} has no default for it" for key in missing]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 EVERYWHERE: Mapping[str, Parameter] = {"ptx": Parameter(schema.NotNegative, 0.0)}

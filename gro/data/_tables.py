@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PARQUET_ROWS = 256
-"""Rows decoded at a time: a row may be megabytes."""
+"""Rows decoded at a time, at most."""
+_PARQUET_BYTES = 64 << 20
+"""Of rows decoded at a time, about: a row may be megabytes."""
 
 
 def read_csv(path: Path, stream: BinaryIO, report: Report) -> Iterator[Row]:
@@ -116,11 +118,12 @@ def read_parquet(path: Path, report: Report) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_schema(name, file.schema_arrow)
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata)):
                 for record in _records(batch):
                     number += 1
                     if isinstance(record, DataError):
-                        report(DataError(name, row=number, field=record.field, found=record.found))
+                        expected = record.expected
+                        report(DataError(name, row=number, field=record.field, found=record.found, expected=expected))
                     else:
                         yield Row(name, number, record, "row")
     except DataError:
@@ -129,6 +132,18 @@ def read_parquet(path: Path, report: Report) -> Iterator[Row]:
         message = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         row = number + 1 if number else None
         raise DataError(name, row=row, found=f"a damaged Parquet file ({message})", expected="Parquet") from e
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """Few where rows are long: a column may hold one long value, and say a thousand times that it is that one."""
+    longest = 1.0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            size, packed = column.total_uncompressed_size, max(column.total_compressed_size, 1)
+            longest = max(longest, 4 * size / max(group.num_rows, 1))
+            if column.has_dictionary_page and column.dictionary_page_offset is not None:
+                longest = max(longest, (column.data_page_offset - column.dictionary_page_offset) * size / packed)
+    return max(1, min(_PARQUET_ROWS, int(_PARQUET_BYTES / longest)))
 
 
 def _check_schema(name: str, schema: pa.Schema) -> None:
@@ -143,12 +158,23 @@ def _check_schema(name: str, schema: pa.Schema) -> None:
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | DataError]:
+    if batch.nbytes > MAX_ROW_BYTES:
+        yield from (_bounded(batch.slice(i, 1)) for i in range(batch.num_rows))
+        return
     try:
         records = batch.to_pylist()
     except (ValueError, OverflowError):
         # Some value has no Python form (invalid UTF-8, a date out of range): find it, one by one.
         records = [_record(batch, i) for i in range(batch.num_rows)]
     yield from records
+
+
+def _bounded(row: pa.RecordBatch) -> dict[str, Any] | DataError:
+    if row.nbytes > MAX_ROW_BYTES:
+        longest = max(zip(row.schema.names, row.columns, strict=True), key=lambda column: column[1].nbytes)[0]
+        found = f"a row of more than {MAX_ROW_BYTES >> 20} MiB"
+        return DataError("", field=longest, found=found, expected="a shorter row")
+    return _record(row, 0)
 
 
 def _record(batch: pa.RecordBatch, i: int) -> dict[str, Any] | DataError:

@@ -24,6 +24,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _LFS = b"version https://git-lfs"
 _LARGEST_HEADER = 100_000_000
 """Bytes: what the safetensors library itself allows, and some 10⁶ tensors."""
+_MOST_LAYERS = 10_000
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 """Of a configuration: none is larger than the weights can show."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -154,6 +155,10 @@ def _config(path: Path) -> Any:
         how = raw["quantization_config"]
         method = how.get("quant_method", "unknown method") if isinstance(how, dict) else "unknown method"
         raise GroError(f"{file}: the weights are quantised ({method}); training needs the full-precision model")
+    for part in (raw, raw.get("text_config")):
+        layers = part.get("num_hidden_layers") if isinstance(part, dict) else None
+        if isinstance(layers, int) and layers > _MOST_LAYERS:  # transformers lists them before it looks at anything
+            raise GroError(f"{file}: num_hidden_layers is {layers}; expected at most {_MOST_LAYERS}")
     # A known model_type uses transformers' own class even where the folder brings code: the code is ignored.
     try:
         return CONFIG_MAPPING[kind].from_dict(_without_code(raw, file))

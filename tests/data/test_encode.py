@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,24 @@ def test_logged_completions_are_samples_with_their_rewards() -> None:
     pending = load([{"prompt": "Answer:", "completion": " 4"}], tokenizer, kind="rewarded")
     assert pending.pending
     assert [(c.role, c.reward) for c in pending[0].completions] == [("sample", None)]
+
+
+@pytest.mark.fault("D5")
+def test_ties_can_be_left_out_and_are_counted() -> None:
+    rows = [{"prompt": "Q", "chosen": "A", "rejected": r} for r in ("B", "A", "C", " A")]
+    with pytest.raises(DataError, match="line 2, field 'rejected': found the same as 'chosen'") as refused:
+        load(rows, gpt2_like())
+    assert "2 of 4 rows cannot be used; on_bad: skip would leave them out" in str(refused.value)
+    told: list[int | None] = []
+    data = load_dataset(DataSpec(jsonl(rows), on_bad="skip"), gpt2_like(), reject=lambda e, _: told.append(e.line))
+    assert (len(data), data.report.bad, told) == (2, 2, [2, 4])
+    assert dict(data.report.faults) == {"rejected: expected two different completions": 2}
+
+
+@pytest.mark.fault("D7")
+def test_padding_with_the_end_token_changes_nothing() -> None:
+    tokenizer = copy.deepcopy(gpt2_like())
+    tokenizer.pad_token = tokenizer.eos_token
+    (group,) = load([{"prompt": "Q", "completion": "A"}], tokenizer)
+    assert group.completions[0].ids == (65, END)
+    assert group.completions[0].trained is None  # all of them, the end too
