@@ -25,6 +25,7 @@ def contradictions(config: Config) -> list[str]:
     problems = [*_of_model(config), *_of_data(config), *_of_stopping(config)]
     try:
         algorithm = build(str(config.algorithm["name"]), **config.parameters)
+        problems += [*_of_distributed(config, algorithm)]
         return [*problems, *_of_algorithm(config, algorithm), *_of_critic(config, algorithm)]
     except GroError as error:
         return [*problems, *str(error).splitlines()]
@@ -268,6 +269,14 @@ def advice(config: Config, algorithm: Algorithm) -> Iterator[str]:
             f"algorithm: {algorithm.name} ends the passes over a batch above a KL of {algorithm.max_kl:g}, but "
             "training.epochs × training.minibatches is one update, after which there is nothing to end"
         )
+
+
+def _of_distributed(config: Config, algorithm: Algorithm) -> Iterator[str]:
+    shard = config.distributed.shard
+    if config.distributed.offload and shard == 1:
+        yield "distributed.offload: given, but distributed.shard: 1 cuts no weights, and all stay where they are"
+    if algorithm.step is not None and shard != 1:
+        yield f"algorithm: {algorithm.name} takes whole weights, but distributed.shard: {shard} cuts them; expected 1"
 
 
 def _of_critic(config: Config, algorithm: Algorithm) -> Iterator[str]:

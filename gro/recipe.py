@@ -17,7 +17,7 @@ from gro.evaluation.overopt_settings import OveroptSettings
 from gro.policy.spec import CreateSpec, LoraSettings
 from gro.runs.plain import plain
 from gro.schema import CHECKED, Count, Index, Positive, Share
-from gro.training.settings import Optimization, Portions, Replaying, Resampling
+from gro.training.settings import Distributed, Optimization, Portions, Replaying, Resampling
 
 DataSpec.__pydantic_config__ = CHECKED  # type: ignore[attr-defined]
 CreateSpec.__pydantic_config__ = CHECKED  # type: ignore[attr-defined]
@@ -159,6 +159,8 @@ class Config(BaseModel):
     """Steps, updates and micro-batches."""
     optimizer: Optimization = Optimization()
     """How weights move."""
+    distributed: Distributed = Distributed()
+    """What several processes (torchrun) do with the weights."""
     reward_model: RewardModelSettings = RewardModelSettings()
     """For algorithms that train a reward model."""
     overopt: OveroptSettings | None = None

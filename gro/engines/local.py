@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -16,6 +17,7 @@ from gro.engines.probe import Probe, probe, rope_fault
 from gro.engines.rows import decode_rows
 from gro.engines.samples import Samples
 from gro.engines.slots import SlotDecoder
+from gro.policy.policy import Policy
 from gro.types import Completion, Prompt
 
 CACHE_GIB = 4.0
@@ -37,11 +39,14 @@ class LocalEngine:
         slots: int = 512,
         cache_gib: float = CACHE_GIB,
         compute_dtype: torch.dtype | None = None,
+        whole: Callable[[torch.dtype | None], PreTrainedModel] | None = None,
     ) -> None:
         """At most `slots` rows at a time, and no more than their keys and values fit into `cache_gib`.
 
         `compute_dtype`: sample from a copy of the weights in this dtype, renewed at every call.  Faster in bfloat16,
         but log-probs then differ from the trainer's by its rounding: an option, never part of a comparison.
+        `whole`: where the weights are cut over processes, what gives a whole copy in a dtype (None: as it is).  Every
+        process must then make every call, be it without prompts; the copy is dropped at its end.
         """
         if slots < 1:
             raise ValueError(f"slots must be at least 1, found {slots}")
@@ -52,9 +57,19 @@ class LocalEngine:
         self.cache_gib = cache_gib
         self.version = 0
         self.compute_dtype = compute_dtype
+        self._whole = whole
         self._twin: PreTrainedModel | None = None
         self._probed: Probe | None = None
         self._warned = False
+
+    @classmethod
+    def of(cls, policy: Policy, **how: Any) -> LocalEngine:
+        """An engine for a policy, be it one whose weights are cut; see above for `how`."""
+
+        def whole(dtype: torch.dtype | None) -> PreTrainedModel:
+            return policy.whole(dtype=dtype, device=policy.device).model
+
+        return cls(policy.model, whole=None if policy.sharding is None else whole, **how)
 
     def generate(
         self,
@@ -69,11 +84,12 @@ class LocalEngine:
         """See `Engine.generate`."""
         if n < 1:
             raise ValueError(f"n, the number of completions of a prompt, must be at least 1, found {n}")
+        source = self.model if self._whole is None else self._whole(self.compute_dtype)
         if not prompts:
             return []
-        samples = Samples(prompts, n, sampling, seed=seed, step=step, device=self.model.device, on_progress=on_progress)
-        with torch.no_grad(), evaluating(self.model):
-            model = self._sampled_model()
+        samples = Samples(prompts, n, sampling, seed=seed, step=step, device=source.device, on_progress=on_progress)
+        with torch.no_grad(), evaluating(source):
+            model = self._sampled_model() if self._whole is None else source
             if self._probed is None:
                 self._probed = probe(model)
             longest = max(len(p.ids) for p in prompts)

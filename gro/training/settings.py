@@ -76,6 +76,22 @@ class Replaying:
 
 
 @dataclass(frozen=True)
+class Distributed:
+    """What several processes, started by torchrun, do with the weights.  One process reads nothing of this."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CHECKED
+
+    shard: Index = 1
+    """Over how many processes weights, gradients and the optimizer's memory are cut.  1: every process has all of them;
+    0: over all; fewer than there are: several groups, each with all weights (HSDP)."""
+    offload: bool = False
+    """Keep weights that are cut in main memory, and bring a layer to the device while it is used."""
+    elastic: bool = False
+    """Allow a run to be continued on another number of processes, or cut otherwise: the same groups are learnt from,
+    and only rounding differs.  Otherwise that is refused."""
+
+
+@dataclass(frozen=True)
 class Stopping:
     """When a run ends before its last step, so that its reward is not over-optimised."""
 
