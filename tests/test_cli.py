@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -209,40 +210,43 @@ def test_training_is_repeatable(work: Path) -> None:
 @pytest.mark.fault("C5")
 def test_a_finished_run_is_not_run_again(work: Path) -> None:
     done = cli("train", work / "sft")
-    assert done.code == 2
-    assert "holds a finished run (last step 30" in done.err
-    assert "choose another directory" in done.err
+    assert done.code == 0
+    assert "holds a finished run of this recipe (last step 30); nothing is left to do" in done.out
+    other = cli("train", work / "sft", "training.seed=1")
+    assert other.code == 2
+    assert "holds a finished run (last step 30" in other.err
+    assert "choose another directory" in other.err
 
 
-def test_an_interrupted_run_begins_anew(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_interrupted_before_a_state_begins_anew(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the attempt before left, model and checkpoints included, is gone; the result is that of one go."""
+    from gro.errors import Interrupted
     from gro.jobs import train as job
 
     path = sft(work, name="again", training={"steps": 4, "save_every": 1}, eval=None, rewards=[])
     real, calls = job.source_of, []
 
-    class Interrupted:
+    class Stopped:
         def __init__(self, source: Any) -> None:
             self.source, self.observed = source, {}
 
         def take(self, step: int) -> Any:
             calls.append(step)
             if len(calls) == 3:
-                raise KeyboardInterrupt
+                raise Interrupted("SIGINT")  # as the second Ctrl-C does
             return self.source.take(step)
 
         def receive(self, policy: Any, step: int) -> None:
             self.source.receive(policy, step)
 
-    monkeypatch.setattr(job, "source_of", lambda *a: Interrupted(real(*a)))
+    monkeypatch.setattr(job, "source_of", lambda *a: Stopped(real(*a)))
     first = cli("train", path)
-    assert first.code == 130
-    assert "again is not finished; the same command begins it anew" in first.out
-    assert first.err.strip() == "interrupted"
+    assert first.code == 75
+    assert first.err.strip().endswith("again is not finished; the same command begins anew")
     assert sorted(p.name for p in (work / "again" / "checkpoints").iterdir()) == ["step-1", "step-2"]
     second = cli("train", path)
     assert second.code == 0, second.err
-    assert "was interrupted after step 2; this run begins anew" in second.out
+    assert "was interrupted before anything was saved; it begins anew" in second.out
     assert [line.split()[1] for line in second.steps] == ["1/4", "2/4", "3/4", "4/4"]
     whole = cli("train", path, f"run={work}/whole")
     assert whole.code == 0
@@ -762,11 +766,11 @@ def test_ctrl_c(work: Path, processes: list[subprocess.Popen[str]]) -> None:
     assert f"is in use by process {process.pid}" in second
     process.send_signal(signal.SIGINT)
     begun = time.monotonic()
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert time.monotonic() - begun < 40
-    assert process.returncode == 130
-    assert "is not finished; the same command begins it anew" in out
-    assert err.strip() == "interrupted"
+    assert process.returncode == 75
+    assert "SIGINT: stops after this step; once more, and it stops at once" in err
+    assert re.search(r"interrupted: SIGINT: the state after step \d+ is saved; the same command continues$", err)
     with RunReader(work / "online") as reader:
         assert reader.status == "interrupted"
         assert len(reader.metrics()["loss"][0]) >= 3

@@ -407,7 +407,7 @@ def test_the_first_step_afterwards_is_the_uninterrupted_one(name: str, quiet_run
     factors = [schedule.factor(u, STEPS * updates) for u in range(3 * updates, 4 * updates)]
     assert ours["learning_rate"][1][3] == pytest.approx(1e-3 * sum(factors) / updates, rel=1e-9)
     states = [read_json(known.run / "state" / f"{PREFIX}{step}" / "state.json")["state"] for step in (4, 5)]
-    moving = {"ppo": "coefficient", "reinforce": "mean"}[name]
+    moving = {"ppo": "kl_coefficient", "reinforce": "mean"}[name]
     assert states[0][moving] != states[1][moving], "it moves"
     if name == "ppo":
         assert ours["kl_coefficient"][1].tolist() == theirs["kl_coefficient"][1].tolist()

@@ -41,7 +41,6 @@ def main(asked: argparse.Namespace) -> int:
     shutil.rmtree(asked.work, ignore_errors=True)
     base = asked.work / "base"
     prepare(base)
-    assert len(os.listdir("/proc/self/task")) == 1, "what is forked must have no threads"
     deadline = time.monotonic() + 60 * asked.minutes
     chosen = asked.cases or list(CASES)
     results = asked.work / "results.jsonl"
@@ -79,7 +78,8 @@ def _shared_out(work: list[tuple[Any, ...]], jobs: int) -> bool:
 
 
 def _all_of(name: str, asked: argparse.Namespace, base: Path, deadline: float, results: Path) -> int:
-    """All trials of one job."""
+    """All trials of one job, in a process that was forked for them."""
+    assert len(os.listdir("/proc/self/task")) == 1, "what is forked must have no threads"
     case = CASES[name]
     is_trainer = case in TRAINERS
     known = trials.quiet(case, base, asked.work / name)
