@@ -48,7 +48,7 @@ def learning_of(config: Config, policy: Policy, algorithm: Algorithm, processes:
         algorithm,
         settings.optimizer or config.optimizer,
         total_updates=(warmup_steps if only_first else portions.steps) * portions.updates_per_step,
-        tokens_per_micro=portions.tokens_per_micro,
+        tokens_per_micro=portions.micro_tokens,
         processes=processes,
     )
     learners = (learner,) if only_first else (learner, fitting)
@@ -61,14 +61,14 @@ def learner_of(
 ) -> Learner:
     """What improves the policy, over so many updates; and a critic on the same trunk."""
     if algorithm.step is not None:
-        tokens = config.training.tokens_per_micro
+        tokens = config.training.micro_tokens
         return TrustRegionLearner(policy, algorithm, tokens_per_micro=tokens, processes=processes)
     return PolicyLearner(
         policy,
         algorithm,
         config.optimizer,
         total_updates=updates,
-        tokens_per_micro=config.training.tokens_per_micro,
+        tokens_per_micro=config.training.micro_tokens,
         critic=critic if critic is not None and critic.shared else None,
         processes=processes,
     )

@@ -178,7 +178,7 @@ def held_out_of(
         groups,
         kind,
         policy,
-        config.training.tokens_per_micro,
+        config.training.micro_tokens,
         reference,
         engine,
         judges,

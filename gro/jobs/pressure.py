@@ -73,7 +73,7 @@ class Judged:
 
     @classmethod
     def of(cls, setting: Setting, proxy: Proxy) -> Judged:
-        tokens = setting.config.training.tokens_per_micro
+        tokens = setting.config.training.micro_tokens
         units = tuple(Unit.of(m.scores(setting.drawn, tokens).tolist()) for m in proxy.members)
         scores = _scores(proxy, 0, units[0], setting.drawn, tokens)
         agreed = []
@@ -145,7 +145,7 @@ class Learnt:
         policies.
         """
         setting, proxy = self.setting, self.judged.proxy
-        config, tokens = setting.config, setting.config.training.tokens_per_micro
+        config, tokens = setting.config, setting.config.training.micro_tokens
         assert config.eval is not None
         groups = answer(self.engine, setting.gold, setting.prompts, setting.sampling, n=config.eval.samples or 1).groups
         members = [_scores(proxy, m, unit, groups, tokens) for m, unit in enumerate(self.judged.units)]
@@ -205,7 +205,7 @@ def learn(setting: Setting, judged: Judged, show: Progress) -> Learnt:
     engine = LocalEngine(policy.model, slots=config.slots)
     learnt = Learnt(setting, judged, engine, policy, reference)
     model, unit = judged.proxy.members[0], judged.units[0]
-    tokens = config.training.tokens_per_micro
+    tokens = config.training.micro_tokens
     inside = {"proxy": lambda params: Standardised(model, unit, tokens)}
     with ExitStack() as stack:
         run = stack.enter_context(Run.open(setting.run.path / LEARNING / judged.proxy.name, config.resolved()))

@@ -132,7 +132,7 @@ def _fit(
 ) -> None:
     algorithm, seed = build("bradley_terry"), config.training.seed + member
     per_step = min(settings.pairs_per_step, len(pairs))
-    tokens = config.training.tokens_per_micro
+    tokens = config.training.micro_tokens
     steps = settings.epochs * math.ceil(len(pairs) / per_step)
     portions = Portions(steps, tokens_per_micro=tokens, seed=seed, record_groups=0, kl_every=0)
     learner = PolicyLearner(

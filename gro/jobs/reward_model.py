@@ -20,11 +20,11 @@ from gro.errors import GroError
 from gro.evaluation import bag_of_words, judged_picture
 from gro.evaluation.estimates import Estimate
 from gro.evaluation.judged import JudgedPair, calibration, judge, measure, wins
+from gro.jobs.budgeting import with_budget
 from gro.jobs.interrupts import Interrupts
 from gro.jobs.launch import followed, job_of, nowhere, quiet_console
 from gro.jobs.running import (
     check_identity,
-    check_room,
     continue_or_begin,
     export,
     is_finished,
@@ -40,7 +40,7 @@ from gro.jobs.show import interval
 from gro.objective import Algorithm
 from gro.policy.averaging import average
 from gro.policy.reward_model import RewardModel, judged
-from gro.preflight import check_data, held_out_rows, say
+from gro.preflight import preflight, say
 from gro.runs import files
 from gro.runs.progress import progress
 from gro.runs.store import Run
@@ -108,11 +108,10 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
     data = load_data(config, start, run)
     check_identity(run, config, data, start, processes)
     note_data(run, data)
-    check_data(console, config, algorithm, data, start)
-    rows = held_out_rows(console, config, data)
+    rows = preflight(config, start, data, console).held_out
     fitting = Fitting(config, algorithm, data, start, rows, console, interrupts, processes)
     model = load_reward_model(config, start)
-    check_room(config, run.path, model)
+    fitting = replace(fitting, config=with_budget(config, run, console, model, algorithm, data, processes))
     settings = config.reward_model
     if settings.probe_steps:
         fitting.fit_apart(model, run.path / PROBE, steps=settings.probe_steps, head_only=True)
@@ -193,7 +192,7 @@ class Fitting:
                 self.algorithm,
                 config.optimizer,
                 total_updates=portions.steps * portions.updates_per_step,
-                tokens_per_micro=portions.tokens_per_micro,
+                tokens_per_micro=portions.micro_tokens,
                 entropy=False,
                 processes=self.processes,
             )
@@ -227,7 +226,7 @@ class Fitting:
     def judge(self, model: RewardModel) -> list[JudgedPair]:
         """The held-out pairs, scored."""
         column = self.config.eval.slice if self.config.eval is not None else None
-        return judge(model, self.rows, self.config.training.tokens_per_micro, column)
+        return judge(model, self.rows, self.config.training.micro_tokens, column)
 
 
 def _average(fitting: Fitting, start: RewardModel, run: Run) -> dict[str, Any]:

@@ -203,7 +203,7 @@ class Recorder:
         samples_BT = update.batch.mask_BT & update.batch.samples_B[:, None]
         if "kl" in update.metrics or not bool(samples_BT.any()):
             return {}
-        start_BT = self.monitor.score(update.groups, self.portions.tokens_per_micro)
+        start_BT = self.monitor.score(update.groups, self.portions.micro_tokens)
         self._kl = kl_to(start_BT, update.logp_BT, samples_BT)
         return {"kl": self._kl} | k1_to(start_BT, update.logp_BT, _fresh(step, update))
 

@@ -12,6 +12,8 @@ from gro.schema import CHECKED, Count, Index, NotNegative, Positive
 from gro.training.alarm_limits import AlarmLimits
 
 Schedule = Literal["constant", "linear", "cosine"]
+_UNTRAINED = 16384
+"""Tokens of a forward pass without gradients where training finds its own number."""
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -116,8 +118,9 @@ class Portions:
     """Passes over a step's completions."""
     minibatches: Count = 1
     """Optimizer updates per pass."""
-    tokens_per_micro: Count = 16384
-    """Most tokens in one forward pass.  A matter of memory: it cannot change the result."""
+    tokens_per_micro: Count | Literal["auto"] = 16384
+    """Most tokens in one forward pass.  A matter of memory: it cannot change the result but for rounding.  auto: as
+    many as fit, found when the models are loaded and kept in the run; jobs that train nothing take 16384."""
     seed: Index = 0
     """Of the order of rows and of all sampling."""
     refresh_reference: Index = 0
@@ -139,6 +142,11 @@ class Portions:
     """At which values alarms are raised."""
     stop: Stopping | None = None
     """A rule by which training ends earlier; None: it goes on to the last step."""
+
+    @property
+    def micro_tokens(self) -> int:
+        """`tokens_per_micro` as a number."""
+        return _UNTRAINED if self.tokens_per_micro == "auto" else self.tokens_per_micro
 
     @property
     def updates_per_step(self) -> int:
