@@ -5,18 +5,21 @@
         weights.safetensors, critic.safetensors, optimizer.safetensors
         reference.safetensors, known.safetensors      a reference that was refreshed; log-probs that were remembered
         manifest.json    checksums of the rest, written last
+        parts/           in place of the tensors that training changes, where weights are cut over processes
 
 What is not here is a function of the recipe and the step: the order of rows, the noise of sampling, minibatches, the
-learning rate.  So a run that goes on from here does, to the bit, what it would have done.
+learning rate.  So a run that goes on from here does, to the bit, what it would have done: on as many processes as
+before.  On another number passes are shared out otherwise, which rounds otherwise, and that must be asked for.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,7 +31,9 @@ from gro.policy.policy import Policy
 from gro.runs import files
 from gro.runs.plain import exact, size_text
 from gro.runs.store import CHECKPOINTS, STATE
+from gro.training import sharded_state
 from gro.training.descent import Descent
+from gro.training.finite import fault_in_weights
 from gro.training.loop import Resumed, Source
 from gro.training.prepare import Reference
 from gro.training.processes import ALONE, Processes
@@ -54,22 +59,35 @@ class Carried:
     references: Mapping[str, Reference] = field(default_factory=dict)
     """What is learnt against, what is measured against; the same one may have two names."""
     processes: Processes = ALONE
+    elastic: bool = False
+    """May go on from a state of another number of processes."""
+
+    @property
+    def shard(self) -> int:
+        """Over how many processes weights are cut; 1: every one has all of them."""
+        return 1 if self.policy.sharding is None else self.policy.sharding.parts
+
+    def check(self, step: int) -> None:
+        """Raises GroError where a weight is not finite, which must never be on disk."""
+        fault = fault_in_weights(self.policy.trained() | (self.critic.trained() if self.critic is not None else {}))
+        self.processes.raise_together(f"after step {step}: {fault}; nothing was saved" if fault else None)
 
     def save(self, folder: Path, step: int, state: State) -> None:
-        """Writes what a run needs that goes on after `step` steps."""
-        _write(self.policy.trained(), folder / "weights.safetensors")
-        if self.critic is not None:
-            self.critic.save(folder)
-        memory = {f"{who}: {key}": t for who, descent in self.descents.items() for key, t in descent.tensors().items()}
-        _write(memory, folder / "optimizer.safetensors")
+        """Writes what a run needs that goes on after `step` steps, but for tensors of which each process has a part."""
+        if self.shard == 1:
+            _write(self.policy.trained(), folder / "weights.safetensors")
+            if self.critic is not None:
+                self.critic.save(folder)
+            _write(self._memory(), folder / "optimizer.safetensors")
         for name, reference in self._references().items():
             _write(reference.known(), folder / f"{name}-known.safetensors")
-            if reference.refreshed:
+            if reference.refreshed and self.shard == 1:
                 _write(reference.policy.trained(), folder / f"{name}.safetensors")
         plain = {
             "format": 1,
             "step": step,
             "processes": self.processes.size,
+            "shard": self.shard,
             "updates": {who: descent.updates for who, descent in self.descents.items()},
             "refreshed": [name for name, reference in self._references().items() if reference.refreshed],
             "state": {name: exact(value) for name, value in state.items()},
@@ -83,21 +101,66 @@ class Carried:
         plain = files.read_json(folder / "state.json")
         if plain.get("format") != 1:
             raise GroError(f"{folder}: written by another version of gro, which alone can go on from it")
-        self.policy.load_trained(_read(folder / "weights.safetensors"))
-        if self.critic is not None:
-            self.critic.restore(folder)
-        memory = _read(folder / "optimizer.safetensors")
+        self._compare(folder, plain["processes"], plain.get("shard", 1))
+        refreshed = {name: found for name, found in self._references().items() if name in plain["refreshed"]}
+        for reference in refreshed.values():
+            reference.refresh(self.policy)
+        if plain.get("shard", 1) == 1:
+            self.policy.load_trained(_read(folder / "weights.safetensors"))
+            if self.critic is not None:
+                self.critic.restore(folder)
+            memory = _read(folder / "optimizer.safetensors")
+            for name, reference in refreshed.items():
+                reference.policy.load_trained(_read(folder / f"{name}.safetensors"))
+        else:
+            memory = self._memory_like(sharded_state.shapes_in(folder))
+            sharded_state.read(self._weights(refreshed) | memory, folder)
         for who, descent in self.descents.items():
             mine = {key.partition(": ")[2]: t for key, t in memory.items() if key.startswith(f"{who}: ")}
             descent.load(plain["updates"][who], mine)
         for name, reference in self._references().items():
-            if name in plain["refreshed"]:
-                reference.refresh(self.policy)
-                reference.policy.load_trained(_read(folder / f"{name}.safetensors"))
             reference.remember(_read(folder / f"{name}-known.safetensors"))
         self.source.load(plain["source"])
         self.recorder.load(plain["recorder"])
         return Resumed(plain["step"], {name: float(value) for name, value in plain["state"].items()})
+
+    def parts(self) -> dict[str, Tensor]:
+        """What training changes, as the processes write it where each has a part."""
+        return self._weights({n: r for n, r in self._references().items() if r.refreshed}) | self._memory()
+
+    def _weights(self, refreshed: Mapping[str, Reference]) -> dict[str, Tensor]:
+        models = {"policy": self.policy.trained()}
+        models |= {} if self.critic is None else {"critic": self.critic.trained()}
+        models |= {f"reference {name}": reference.policy.trained() for name, reference in refreshed.items()}
+        return {f"{model}/{name}": tensor for model, tensors in models.items() for name, tensor in tensors.items()}
+
+    def _memory(self) -> dict[str, Tensor]:
+        """Of the optimizers."""
+        return {f"{who}: {key}": t for who, descent in self.descents.items() for key, t in descent.tensors().items()}
+
+    def _memory_like(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Room for what a state remembers of optimizers, cut as the weights are."""
+        found: dict[str, Tensor] = {}
+        for name in names:
+            who, _, key = name.partition(": ")
+            what, _, parameter = key.partition(" of ")
+            if who in self.descents and parameter in self.descents[who].parameters:
+                weight = self.descents[who].parameters[parameter]
+                found[name] = torch.zeros(()) if what == "step" else torch.zeros_like(weight, requires_grad=False)
+        return found
+
+    def _compare(self, folder: Path, processes: int, shard: int) -> None:
+        """GroError where going on from this state would only nearly repeat the run, and nobody has asked for that."""
+        if (processes, shard) == (self.processes.size, self.shard):
+            return
+        before = f"{processes} processes, its weights cut over {shard}"
+        now = f"{self.processes.size}, cut over {self.shard}"
+        if not self.elastic:
+            raise GroError(
+                f"{folder}: this run was on {before}; here are {now}. That learns from the same groups, but rounds "
+                "otherwise. Start as many processes, or allow it with distributed.elastic: true"
+            )
+        self.recorder.run.event("warning", f"goes on on other processes: before {before}; now {now}: rounding differs")
 
     def _references(self) -> dict[str, Reference]:
         """Each once."""
@@ -125,23 +188,34 @@ class Keeper:
         self.run, self.carried = run, carried
         self._every, self._export_every, self._asked, self._clock = every, export_every, asked, clock
         self._since = clock()
+        self._writer: sharded_state.Writer | None = None
 
     def __call__(self, step: int, state: State) -> None:
         """Raises Interrupted, after the state was written, where somebody asked the run to stop."""
         processes = self.carried.processes
-        if self._export_every and step % self._export_every == 0 and processes.first:
-            with files.new_directory(self.run / CHECKPOINTS / f"{PREFIX}{step}") as folder:
-                self.carried.policy.save(folder)
+        exports = bool(self._export_every) and step % self._export_every == 0
+        if exports:
+            self.carried.check(step)
+        if exports:
+            export(self.carried.policy, self.run / CHECKPOINTS / f"{PREFIX}{step}", processes)
         why, due = self._asked(), self._due(step)
         for other, theirs in processes.join([(why, due)]) if processes.size > 1 else ():
             why, due = why or other, due or theirs
         if due or why:
             self.save(step, state)
         if why:
+            self.finish()
             raise Interrupted(f"{why}: the state after step {step} is saved; the same command continues")
 
     def save(self, step: int, state: State) -> None:
-        """Writes the state after this step, and then removes the oldest; a GroError is raised in all processes."""
+        """Writes the state after this step, and then removes the oldest; a GroError is raised in all processes.
+
+        Where weights are cut this returns when they are copied, and what fails later is raised by the next one.
+        """
+        self.carried.check(step)
+        if self.carried.shard > 1:
+            self._begin(step, state)
+            return
         if self.carried.processes.size == 1:
             self._write(step, state)
             return
@@ -153,16 +227,45 @@ class Keeper:
             fault = str(error)
         self.carried.processes.raise_together(fault)
 
+    def finish(self) -> None:
+        """Waits for a state that is being written."""
+        if self._writer is not None and self._writer.finish() is not None:
+            self._rotate()
+
+    def _begin(self, step: int, state: State) -> None:
+        if self._writer is None:
+            self._writer = sharded_state.Writer(self.carried.processes)
+        self.finish()
+        final = self.run / STATE / f"{PREFIX}{step}"
+        self._writer.begin(final, self.carried.parts(), lambda folder: self.carried.save(folder, step, state))
+        self._since = self._clock()
+
+    def _rotate(self) -> None:
+        if self.carried.processes.first:
+            files.rotate(self.run / STATE, PREFIX, KEPT)
+
     def _write(self, step: int, state: State) -> None:
         with files.new_directory(self.run / STATE / f"{PREFIX}{step}") as folder:
             self.carried.save(folder, step, state)
-        files.rotate(self.run / STATE, PREFIX, KEPT)
+        self._rotate()
         self._since = self._clock()
 
     def _due(self, step: int) -> bool:
         if self._every is not None:
             return step % self._every == 0
         return self._clock() - self._since >= 60 * MINUTES
+
+
+def export(policy: Policy, path: Path, processes: Processes = ALONE) -> None:
+    """Writes the model in Hugging Face format, whole or not at all; all processes together."""
+    whole, fault = policy.whole(keep=processes.first, device=torch.device("cpu")), None
+    try:
+        if processes.first:
+            with files.new_directory(path) as folder:
+                whole.save(folder)
+    except GroError as error:
+        fault = str(error)
+    processes.raise_together(fault)
 
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:

@@ -15,6 +15,7 @@ from gro.policy.critic import Critic
 from gro.policy.packing import Pack
 from gro.training.batching import Minibatch
 from gro.training.descent import Descent
+from gro.training.finite import fault_in_rows, whole_story
 from gro.training.memory import naming_the_batch
 from gro.training.processes import ALONE, Processes
 from gro.training.settings import Optimization
@@ -31,9 +32,9 @@ class CriticUpdate:
 class Fit:
     """One minibatch's regression: its coefficients pack by pack, then what it shows."""
 
-    def __init__(self, critic: Critic, regression: Regression, batch: Batch) -> None:
+    def __init__(self, critic: Critic, regression: Regression, batch: Batch, groups: Sequence[Group]) -> None:
         self.critic, self.regression = critic, regression
-        self.batch = batch
+        self.batch, self.groups = batch, groups
         self.count = regression.count(batch)
         self.values_BT = torch.zeros(batch.mask_BT.shape, dtype=critic.head.weight.dtype, device=batch.mask_BT.device)
         self.fault: str | None = None
@@ -44,13 +45,11 @@ class Fit:
         index_R = pack.rows_R
         self.values_BT[index_R] = values_RT.detach()
         push_RT = self.regression.coefficients(values_RT, self.batch.rows(index_R), self.count)
-        bad_R = ~torch.isfinite(values_RT.detach() + push_RT).all(1)
-        if self.fault is None and bool(bad_R.any()):
-            row = pack.rows[int(bad_R.nonzero()[0])]
-            self.fault = (
-                f"the critic's values of row {row} are not finite, or not what they should become; no weight was "
-                "changed. A lower critic.optimizer.learning_rate usually helps"
-            )
+        for name, found_RT in (("the critic's values", values_RT.detach()), ("the critic's coefficients", push_RT)):
+            inside_RT = torch.ones_like(found_RT, dtype=torch.bool)
+            fault = fault_in_rows(name, found_RT, inside_RT, pack.rows, self.groups)
+            if fault and self.fault is None:
+                self.fault = whole_story(fault, self.critic.trunk)
         return push_RT
 
     def metrics(self) -> dict[str, float]:
@@ -78,7 +77,7 @@ class CriticLearner:
 
     def update(self, minibatch: Minibatch) -> CriticUpdate:
         """One step; GroError before any weight changes where something is not finite."""
-        fit, processes = Fit(self.critic, self.regression, minibatch.batch), self.processes
+        fit, processes = Fit(self.critic, self.regression, minibatch.batch, minibatch.groups), self.processes
         width = minibatch.batch.mask_BT.shape[1]
         passes = processes.passes(self.critic.trunk, minibatch.groups, self.tokens_per_micro, width=width)
         asked = False

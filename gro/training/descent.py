@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from gro.errors import GroError
 from gro.policy.sharding import assign, own_part, whole_tensor
+from gro.training.finite import KEPT, fault_in_tensors
 from gro.training.processes import ALONE, Processes
 from gro.training.settings import Optimization
 
@@ -40,10 +41,15 @@ class Descent:
 
     def step(self) -> dict[str, float]:
         """The norm of the gradient before clipping and the learning rate; GroError before any weight changes where
-        the gradient is not finite."""
+        the gradient, a weight or the optimizer's memory is not finite."""
         rate = self.optimization.learning_rate * self.optimization.factor(self.updates, self.total_updates)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        try:
+            self.processes.raise_together(self._fault())
+        except GroError:
+            self.abandon()
+            raise
         weights = list(self.parameters.values())
         self.processes.sum_gradients(weights)
         norm = _clip(weights, self.optimization.max_grad_norm or math.inf)
@@ -76,6 +82,16 @@ class Descent:
             assign(kept, tensor)
             self.optimizer.state[parameter][what] = kept
 
+    def _fault(self) -> str | None:
+        """What is not finite before the step, in words: a weight, or what the optimizer remembers."""
+        held: dict[str, Tensor] = {f"the weight {name!r}": p for name, p in self.parameters.items()}
+        for key, tensor in self.tensors().items():
+            what, _, name = key.partition(" of ")
+            if what != "step":
+                held[f"the optimizer's {what} of {name!r}"] = tensor
+        fault = fault_in_tensors(held)
+        return f"{fault}; {KEPT}" if fault else None
+
     def _first_broken(self) -> str:
         """The first weight whose gradient is not finite, in whichever process that shows."""
         mine = [name for name, p in self.parameters.items() if _broken(p.grad)]
@@ -99,7 +115,7 @@ def _clip(weights: Collection[nn.Parameter], limit: float) -> float:
     parts = _apart(weights)
     norms = [whole_tensor(nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])) for part in parts]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack([n.to(norms[0]) for n in norms]))
-    for part in parts:
+    for part in parts if bool(torch.isfinite(norm)) else ():  # scaled by nan, all would be nan, and none the first
         nn.utils.clip_grads_with_norm_(part, limit, norm)
     return norm.item()
 

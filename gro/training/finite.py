@@ -6,15 +6,17 @@ before each update the weights and the optimizer's memory, of which the norm is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from gro.errors import GroError
+from gro.policy.policy import Policy
+from gro.policy.sharding import own_part
 from gro.types import Batch, Group, rows_of
 
 _MOST_NAMED = 8
@@ -45,11 +47,20 @@ def fault_in_rows(name: str, value_RX: Tensor, inside_RX: Tensor, rows: Sequence
     return f"{name} of {named(first)} are not finite ({where})" + (f", nor of {others}{more}" if others else "")
 
 
-def refuse_rows(name: str, value_BX: Tensor, batch: Batch, groups: Sequence[Group]) -> None:
-    """Raises GroError where a tensor is not finite at a trained token."""
-    fault = fault_in_rows(name, value_BX, batch.mask_BT, range(len(batch.group_B)), groups)
+def refuse_rows(
+    name: str, value_BX: Tensor, batch: Batch, groups: Sequence[Group], made_by: Policy | None = None
+) -> None:
+    """Raises GroError where a tensor is not finite at a trained token.  `made_by`: whose weights are looked at then."""
+    inside_BX = batch.mask_BT if value_BX.shape == batch.mask_BT.shape else batch.mask_BT.any(1, keepdim=True)
+    fault = fault_in_rows(name, value_BX, inside_BX, range(len(batch.group_B)), groups)
     if fault:
-        raise GroError(f"{fault}; {KEPT}")
+        raise GroError(whole_story(fault, made_by))
+
+
+def whole_story(fault: str, made_by: Policy | None = None) -> str:
+    """A fault with what may have caused it, a weight of the model that made the numbers, and what to do."""
+    weights = fault_in_weights(dict(made_by.model.named_parameters())) if made_by is not None else ""
+    return f"{fault}{weights and '; ' + weights}; {KEPT}. {ADVICE}"
 
 
 def refuse_rewards(groups: Sequence[Group]) -> None:
@@ -62,16 +73,27 @@ def refuse_rewards(groups: Sequence[Group]) -> None:
         raise GroError(f"{fault}; {KEPT}. A reward that cannot be given is None")
 
 
-def fault_in_tensors(what: str, tensors: Mapping[str, Tensor]) -> str:
+def fault_in_tensors(tensors: Mapping[str, Tensor]) -> str:
     """The first tensor that is not finite, in words; empty where all are.  Of a tensor that is cut over processes, this
     process's part."""
-    parts = {name: t.to_local() if isinstance(t, DTensor) else t for name, t in tensors.items()}
-    parts = {name: part.detach() for name, part in parts.items() if part.is_floating_point() and part.numel()}
+    parts = {name: own_part(tensor).detach() for name, tensor in tensors.items()}
+    parts = {name: part for name, part in parts.items() if part.is_floating_point() and part.numel()}
     # The norm reads each number once, and is not finite where one of them is not; it may also overflow.
     if not parts or bool(torch.isfinite(get_total_norm(list(parts.values())))):
         return ""
     worst = next((name for name, part in parts.items() if not bool(torch.isfinite(part).all())), None)
-    return f"{what} {worst!r} is not finite" if worst is not None else ""
+    return f"{worst} is not finite" if worst is not None else ""
+
+
+def fault_in_weights(parameters: Mapping[str, Tensor]) -> str:
+    """The first weight that is not finite, in words; empty where all are."""
+    return fault_in_tensors({f"the weight {name!r}": p for name, p in parameters.items()})
+
+
+def fault_in_loss(metrics: Mapping[str, float]) -> str:
+    """That the loss is not finite, though all that it is made of is; empty where it is finite."""
+    loss = metrics["loss"]
+    return "" if math.isfinite(loss) else f"the loss is not finite ({loss}); {KEPT}. {ADVICE}"
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from gro.policy.policy import Policy
 from gro.training.batching import Minibatch
 from gro.training.critic import CriticUpdate, Fit
 from gro.training.descent import Descent
+from gro.training.finite import fault_in_loss, fault_in_rows, whole_story
 from gro.training.memory import naming_the_batch
 from gro.training.metrics import APPROXKL, describe_clipping, length_correlation, observe
 from gro.training.prepare import blank, score
 from gro.training.processes import ALONE, Processes
 from gro.training.settings import Optimization
-from gro.types import Batch, Group, rows_of
+from gro.types import Batch, Group
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +103,7 @@ def accumulate(
     fit = None
     if critic is not None:
         assert algorithm.critic is not None
-        fit = Fit(critic, algorithm.critic, batch)
+        fit = Fit(critic, algorithm.critic, batch, groups)
     two_passes = processes.any(_two_passes(algorithm, [pack for pack, _ in passes]))
     if two_passes:
         known_BT = score(policy, groups, tokens_per_micro, width=shape[1], processes=processes)
@@ -121,7 +122,7 @@ def accumulate(
             logp_BT[index_R] = logp_RT
             if not two_passes:
                 c_BT[index_R] = coefficients(logp_RT, _with_old(batch.rows(index_R), logp_RT), algorithm).to(c_BT)
-            fault = fault or _not_finite(pack, minibatch, logp_RT, c_BT[index_R])
+            fault = fault or _not_finite(policy, pack, minibatch, logp_RT, c_BT[index_R])
             pushes = [(scored.logp_RT, c_BT[index_R])]
             if entropy_BT is not None:
                 assert scored.entropy_RT is not None
@@ -180,6 +181,9 @@ class PolicyLearner:
             processes=self.processes,
         )
         metrics = seen.observed(self.algorithm)
+        if fault := fault_in_loss(metrics):
+            self.descent.abandon()
+            raise GroError(fault)
         limit = self.algorithm.max_kl
         declined = limit is not None and metrics.get(APPROXKL, 0.0) > limit
         if declined:
@@ -206,17 +210,12 @@ def _two_passes(algorithm: Algorithm, packs: list[Pack]) -> bool:
     return algorithm.scope == "batch" or (algorithm.scope == "group" and any(p.partial for p in packs))
 
 
-def _not_finite(pack: Pack, minibatch: Minibatch, logp_RT: Tensor, c_RT: Tensor) -> str | None:
+def _not_finite(policy: Policy, pack: Pack, minibatch: Minibatch, logp_RT: Tensor, c_RT: Tensor) -> str | None:
     """What of the pack's rows is not finite, in words; None where all is."""
     for name, value_RT in (("log-probs", logp_RT), ("coefficients", c_RT)):
-        bad_R = ~torch.isfinite(value_RT).all(1)
-        if bad_R.any():
-            row = pack.rows[int(bad_R.nonzero()[0])]
-            key = rows_of(minibatch.groups)[row][1].prompt.key
-            return (
-                f"{name} of row {row} (prompt {key}) are not finite; {int(bad_R.sum())} rows of this micro-batch "
-                "are affected and no weight was changed. A lower learning_rate or max_grad_norm usually helps"
-            )
+        fault = fault_in_rows(name, value_RT, torch.ones_like(value_RT, dtype=torch.bool), pack.rows, minibatch.groups)
+        if fault:
+            return whole_story(fault, policy)
     return None
 
 

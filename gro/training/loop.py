@@ -14,6 +14,7 @@ from gro.policy.policy import Policy
 from gro.training.adapting import adapt
 from gro.training.batching import Minibatch, collate
 from gro.training.critic import CriticUpdate
+from gro.training.finite import fault_in_weights, in_step
 from gro.training.learner import Learner, Update
 from gro.training.prepare import Reference, prepare
 from gro.training.processes import ALONE, Processes
@@ -97,17 +98,18 @@ def train(
         start = time.perf_counter()
         groups = source.take(step)
         taken = time.perf_counter()
-        minibatch, state = prepare(
-            collate(groups, length_limit=length_limit, device=policy.device),
-            policy,
-            reference,
-            algorithm,
-            state,
-            tokens_per_micro=portions.tokens_per_micro,
-            updates=portions.updates_per_step,
-            critic=critic,
-            processes=processes,
-        )
+        with in_step(step + 1, groups):
+            minibatch, state = prepare(
+                collate(groups, length_limit=length_limit, device=policy.device),
+                policy,
+                reference,
+                algorithm,
+                state,
+                tokens_per_micro=portions.micro_tokens,
+                updates=portions.updates_per_step,
+                critic=critic,
+                processes=processes,
+            )
         learning = warmup.learners if step < warmup.steps else learners
         parts = min(portions.minibatches, len(groups))
         updates = list(_passes(minibatch, learning, replace(portions, minibatches=parts), step))
@@ -117,7 +119,7 @@ def train(
             policy,
             algorithm,
             state,
-            tokens_per_micro=portions.tokens_per_micro,
+            tokens_per_micro=portions.micro_tokens,
             processes=processes,
         )
         source.receive(policy, step)
@@ -135,6 +137,7 @@ def train(
             break
         if step + 1 < portions.steps:
             keep(step + 1, state)
+    processes.raise_together(fault_in_weights(policy.trained()) or None)  # which the last update may have left
 
 
 def _passes(
@@ -144,7 +147,8 @@ def _passes(
     for epoch in range(portions.epochs):
         for part in minibatch.epoch(epoch, portions.minibatches, portions.seed, step):
             for learner in learners:
-                update = learner.update(part)
+                with in_step(step + 1, part.groups):
+                    update = learner.update(part)
                 yield update
                 if isinstance(update, Update) and update.declined:
                     return

@@ -19,6 +19,7 @@ from gro.policy.critic import Critic
 from gro.policy.policy import Policy
 from gro.training.batching import Minibatch
 from gro.training.critic import value
+from gro.training.finite import refuse_rewards, refuse_rows
 from gro.training.memory import naming_the_batch
 from gro.training.processes import ALONE, Processes
 from gro.types import Completion, Group, rows_of
@@ -132,18 +133,26 @@ def prepare(
     and the update takes it from its own forward pass (ratio exactly 1) unless the credit reads it beforehand.
     """
     groups, batch = minibatch.groups, minibatch.batch
+    refuse_rewards(groups)
     if "ref" in algorithm.reads:
         assert reference is not None, f"{algorithm.name} reads the reference"
-        batch = replace(batch, ref_BT=reference.score(groups, tokens_per_micro))
+        ref_BT = reference.score(groups, tokens_per_micro)
+        refuse_rows("the reference's log-probs", ref_BT, batch, groups)
+        batch = replace(batch, ref_BT=ref_BT)
     if "old" in algorithm.credit.reads or (algorithm.looks_back and updates > 1):
-        batch = replace(batch, old_BT=score(policy, groups, tokens_per_micro, processes=processes))
+        old_BT = score(policy, groups, tokens_per_micro, processes=processes)
+        refuse_rows("the old policy's log-probs", old_BT, batch, groups, policy)
+        batch = replace(batch, old_BT=old_BT)
     if "values" in algorithm.reads:
         assert critic is not None, f"{algorithm.name} reads a critic's values"
         values_BT = value(critic, groups, tokens_per_micro, shape=batch.mask_BT.shape, processes=processes)
+        refuse_rows("the critic's values", values_BT, batch, groups, critic.trunk)
         batch = replace(batch, values_BT=values_BT)
     advantage_BX, after = algorithm.credit(batch, state)
+    refuse_rows("advantages", advantage_BX, batch, groups)
     if "values" in algorithm.reads:
         returns_BT = algorithm.credit.returns(batch, state)  # type: ignore[attr-defined]
+        refuse_rows("returns", returns_BT, batch, groups)
         batch = replace(batch, returns_BT=returns_BT)
     batch = replace(batch, advantage_BX=advantage_BX, scales_K=scales(algorithm, state))
     return Minibatch(groups, batch), after

@@ -30,6 +30,7 @@ from gro.policy.packing import Pack
 from gro.policy.policy import Policy
 from gro.policy.probe import attention_of
 from gro.training.batching import Minibatch
+from gro.training.finite import KEPT, fault_in_loss, fault_in_weights
 from gro.training.learner import Seen, Update, accumulate
 from gro.training.natural_gradient import (
     Product,
@@ -218,6 +219,9 @@ class TrustRegionLearner:
             processes=self.processes,
         )
         ascent_P = -self.processes.sum(self.vector.gradient())
+        observed = seen.observed(self.algorithm)
+        weights = fault_in_weights(self.vector.named)
+        self.processes.raise_together(fault_in_loss(observed) or (f"{weights}; {KEPT}" if weights else None))
         norm = ascent_P.norm().item()
         if not math.isfinite(norm):
             worst = self.vector.broken(ascent_P)
@@ -226,7 +230,7 @@ class TrustRegionLearner:
         if norm > 0:
             with _differentiable(self.policy.model):
                 trial, residual = self._step(seen, ascent_P)
-        metrics = seen.observed(self.algorithm) | {
+        metrics = observed | {
             "grad_norm": norm,
             "trust_region/kl": trial.kl,
             "trust_region/improvement": trial.improvement,
