@@ -411,3 +411,18 @@ def test_the_first_step_afterwards_is_the_uninterrupted_one(name: str, quiet_run
     assert states[0][moving] != states[1][moving], "it moves"
     if name == "ppo":
         assert ours["kl_coefficient"][1].tolist() == theirs["kl_coefficient"][1].tolist()
+
+
+@pytest.mark.fault("R9")
+def test_a_reward_that_cannot_be_repeated_is_said(base: Path, tmp_path: Path) -> None:
+    """Such a run may be continued, but is not promised to be the one that it would have been."""
+    (tmp_path / "dice.py").write_text(
+        "import random\n\n\ndef dice(completions, **columns):\n    return [random.random() for _ in completions]\n"
+    )
+    path = CASES["grpo"].recipe(base, tmp_path)
+    done = cli("train", path, f"rewards=['{tmp_path}/dice.py:dice']", "training.steps=1")
+    assert done.code == 0, done.err
+    words = "reward 'dice' gives the same completions different scores when asked twice"
+    with RunReader(tmp_path / "grpo") as reader:
+        assert any(words in event.message for event in reader.events() if event.level == "warning")
+    assert words in (done.out + done.err).replace("\n", " ")

@@ -22,14 +22,16 @@ def summary(lines: list[dict[str, Any]]) -> tuple[str, bool]:
 
 def _random(random: dict[str, list[dict[str, Any]]]) -> list[str]:
     rows = [
-        "| job | runs | random kills | of them while a state or model was written | runs equal to the bit |",
-        "|---|---|---|---|---|",
+        "| job | runs | random kills | at any time (inside a save) | between two states (inside) | "
+        "aimed at a save (inside) | inside a save | equal to the bit |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     total: Counter[str] = Counter()
     for case, found in random.items():
-        kills = [kill for trial in found for kill in trial["kills"]]
-        counts = Counter(runs=len(found), kills=len(kills), inside=sum(k["inside"] for k in kills))
-        counts["equal"] = sum(not trial["problems"] for trial in found)
+        counts = Counter(runs=len(found), equal=sum(not trial["problems"] for trial in found))
+        for kill in (kill for trial in found for kill in trial["kills"]):
+            moment = kill["moment"]
+            counts.update(["kills", moment, *(["inside", f"{moment} inside"] if kill["inside"] else [])])
         total += counts
         rows.append(_row(case, counts))
     return [*rows, _row("all", total)]
@@ -37,8 +39,9 @@ def _random(random: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def _row(case: str, counts: Counter[str]) -> str:
     share = counts["inside"] / counts["kills"] if counts["kills"] else 0.0
+    moments = " | ".join(f"{counts[name]} ({counts[f'{name} inside']})" for name in ("anywhere", "step", "save"))
     return (
-        f"| {case} | {counts['runs']} | {counts['kills']} | {counts['inside']} ({share:.0%}) | "
+        f"| {case} | {counts['runs']} | {counts['kills']} | {moments} | {counts['inside']}, {share:.0%} | "
         f"{counts['equal']} of {counts['runs']} |"
     )
 
