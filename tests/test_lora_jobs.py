@@ -11,7 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gro.assemble import load_data, start_of
+from gro.assemble.identity import identity_of
 from gro.config import ConfigError, load_config
+from gro.data.files import file_sha256
 from gro.policy.policy import Policy
 from gro.policy.reward_model import RewardModel
 from gro.policy.spec import LoraSettings
@@ -165,6 +168,13 @@ def test_from_an_adapter(work: Path) -> None:
     assert done.code == 0, done.err
     check_export(work / "second", work / "sft" / "model")
     assert RunReader(work / "second").metrics()["rewards/margins"][1][0] == 0, "the reference is the base"
+
+    # What a run goes on with is the adapter and its base.
+    config = load_config(work / "second.yaml")
+    begun = start_of(config)
+    known = identity_of(config, load_data(config, begun), begun)
+    assert {key.partition(": ")[0] for key in known} >= {"model", "base"}
+    assert known["model: adapter_model.safetensors"] == file_sha256(str(adapter / "adapter_model.safetensors"))
 
     # Commands that read a model read an adapter's folder.
     evaluated = [cli("eval", work / "first", "--model", model) for model in (adapter, work / "first")]

@@ -8,6 +8,7 @@ from gro.assemble.data import Data
 from gro.assemble.models import Start
 from gro.config import Config
 from gro.data.files import file_sha256
+from gro.policy.adapter_folder import locate
 from gro.policy.folder import find
 from gro.rewards.spec import RewardSpec
 from gro.runs.files import MANIFEST
@@ -24,7 +25,8 @@ def identity_of(config: Config, data: Data, start: Start) -> dict[str, str]:
         if dataset.template_sha256 is not None:
             found[f"{name}: chat template"] = dataset.template_sha256
     if start.path is not None and config.model.create is None:  # one from nothing follows from recipe and data
-        found |= {f"model: {name}": digest for name, digest in _files_of(find(start.path))}
+        for key, folder in _folders(start.path).items():
+            found |= {f"{key}: {name}": digest for name, digest in _files_of(folder)}
     return found | {key: file_sha256(place) for key, place in _code(config).items()}
 
 
@@ -35,8 +37,15 @@ def places_of(config: Config, data: Data, start: Start) -> dict[str, str]:
         found |= {f"{name}: file {i}": path for i, (path, _) in enumerate(dataset.report.files, 1)}
         found[f"{name}: chat template"] = dataset.spec.chat_template or f"of the tokenizer in {start.path}"
     if start.path is not None:
-        found |= {f"model: {name}": str(find(start.path) / name) for name, _ in _files_of(find(start.path))}
+        for key, folder in _folders(start.path).items():
+            found |= {f"{key}: {name}": str(folder / name) for name, _ in _files_of(folder)}
     return found | _code(config)
+
+
+def _folders(path: str) -> dict[str, Path]:
+    """The model's folder, and that of its base where it is an adapter."""
+    place = locate(path)
+    return {"model": find(path)} | ({"base": find(place.base)} if place.adapter is not None else {})
 
 
 def _files_of(folder: Path) -> list[tuple[str, str]]:

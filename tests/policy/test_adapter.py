@@ -381,6 +381,7 @@ def test_a_reward_model_is_exported_whole_and_apart(tmp_path: Path) -> None:
 
     more = RewardModel.read(tmp_path / "scores", device="cpu", lora=RANK_4)
     assert len(more.trained()) == len(model.trained())
+    assert {n for n, p in more.model.named_parameters() if p.requires_grad} == more.trained().keys()
     assert torch.equal(more.scores(GROUPS, 10**6), again.scores(GROUPS, 10**6))
 
 
