@@ -114,6 +114,7 @@ class Attempt:
         """strikes: what happens at which operation.  before: called in the process before the command.  listing: a
         file that gets the names of all operations."""
         self.board, self._log, self._start = Board(), log, time.monotonic()
+        log.write_bytes(b"")  # it may be killed before it can do so
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -183,7 +184,7 @@ class Attempt:
         """In the process itself; never returns."""
         code = 1
         try:
-            descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            descriptor = os.open(self._log, os.O_WRONLY)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
