@@ -41,6 +41,7 @@ from gro.objective import Algorithm
 from gro.policy.averaging import average
 from gro.policy.reward_model import RewardModel, judged
 from gro.preflight import preflight, say
+from gro.rewards.ranges import ScoreRange
 from gro.runs import files
 from gro.runs.progress import progress
 from gro.runs.store import Run
@@ -57,6 +58,8 @@ from gro.types import Group
 
 FOUND, PICTURE = "reward-model.json", "reward-model.svg"
 """What the evaluation found, in numbers and drawn."""
+_RANGE_ROWS = 256
+"""Of each data set at most so many rows tell between which scores they lie."""
 PROBE, MEMBERS = "probe", "members"
 """Runs inside the run: the head alone, and the models that are averaged."""
 
@@ -119,7 +122,7 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
     compared: dict[str, Any] = {}
     if settings.members == 1:
         recorded = fitting.fit(model, run, state)
-        export(model, run.path / MODEL, processes)
+        export(model, run.path / MODEL, processes, also=lambda folder: fitting.range_of(model).write(folder))
     else:
         compared = _average(fitting, model, run)
         model = RewardModel.read(run.path / MODEL, dtype=config.model.dtype, device=config.model.device)
@@ -223,6 +226,12 @@ class Fitting:
             parameter.requires_grad_(True)
         return recorder.evaluations
 
+    def range_of(self, model: RewardModel) -> ScoreRange:
+        """Between which scores the model's own rows lie: some of those that it learnt from, and those held out."""
+        learnt = [rows[i] for rows, _ in self.data.offline for i in range(0, len(rows), 1 + len(rows) // _RANGE_ROWS)]
+        scores = model.scores([*learnt, *self.rows], self.config.training.micro_tokens)
+        return ScoreRange.of(scores.tolist())
+
     def judge(self, model: RewardModel) -> list[JudgedPair]:
         """The held-out pairs, scored."""
         column = self.config.eval.slice if self.config.eval is not None else None
@@ -242,6 +251,8 @@ def _average(fitting: Fitting, start: RewardModel, run: Run) -> dict[str, Any]:
     if fitting.processes.first:
         with files.new_directory(run.path / MODEL) as folder:
             average(folders, folder)
+            mean = RewardModel.read(folder, dtype=fitting.config.model.dtype, device=fitting.config.model.device)
+            fitting.range_of(mean).write(folder)
     fitting.processes.any(False)  # the others read what the first one has written
     if not fitting.rows:
         return {}

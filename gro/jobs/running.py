@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,10 @@ from gro.training.processes import ALONE, Processes
 _REST = 64 * 2**20
 """Bytes for metrics, rollouts and the report."""
 
-_LOGGING = ("run", "training.save_every", "training.resume_every", "training.record_groups", "training.kl_every")
+_LOGGING = (
+    *("run", "training.save_every", "training.resume_every", "training.record_groups", "training.kl_every"),
+    "training.alarms",
+)
 """Keys that do not change results, and may differ when a run is continued."""
 ROUNDING = ("slots", "training.tokens_per_micro", "model.activation_checkpointing")
 """Keys that change results in their last bits only: they may differ, and it is said."""
@@ -171,11 +174,14 @@ def start_together(config: Config, run: Run, processes: Processes) -> Start:
     return start
 
 
-def export(policy: Policy, path: Path, processes: Processes = ALONE) -> None:
-    """Writes the model in Hugging Face format, whole or not at all."""
+def export(
+    policy: Policy, path: Path, processes: Processes = ALONE, *, also: Callable[[Path], None] = lambda folder: None
+) -> None:
+    """Writes the model in Hugging Face format, and what else belongs beside it, whole or not at all."""
     if processes.first:
         with files.new_directory(path) as folder:
             policy.save(folder)
+            also(folder)
 
 
 def check_room(config: Config, path: Path, policy: Policy) -> None:

@@ -113,7 +113,16 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
                 show.generating,
                 processes,
             )
-        recorder = Recorder(run, show, policy, algorithm, config.training, snapshot)
+        recorder = Recorder(
+            run,
+            show,
+            policy,
+            algorithm,
+            config.training,
+            snapshot,
+            restricted=sampling.top_p < 1 or sampling.top_k > 0,
+            ranges=rewards.ranges if rewards is not None else None,
+        )
         source = source_of(config, data, engine, rewards, sampling, algorithm, show.generating, processes)
         references = {"start": snapshot, "reference": reference}
         carried = Carried(
@@ -151,6 +160,7 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
     run.finish(
         algorithm=algorithm.name,
         formula="\n".join(formula(algorithm)),
+        alarms=recorder.count_alarms() or "none",
         before=recorder.evaluations.get(0, {}),
         after=recorder.evaluations[max(recorder.evaluations)] if recorder.evaluations else {},
         samples=_compared(run.kept("before") or [], samples_of(held_out)),
