@@ -208,12 +208,16 @@ def test_a_damaged_state_falls_back_on_the_one_before(damage: str, quiet_run: Qu
 
 
 @pytest.mark.fault("P6")
-def test_two_damaged_states_begin_anew(quiet_run: QuietRun, killed: Path) -> None:
+def test_nothing_is_thrown_away_where_every_state_is_damaged(quiet_run: QuietRun, killed: Path) -> None:
     for step in (2, 3):
         _flip(killed / "state" / f"{PREFIX}{step}" / "weights.safetensors")
-    said = _continued(quiet_run("dpo"), killed)
-    assert said.count("warning: ") == 2
-    assert "begins anew" in said
+    done = _again(killed)
+    assert done.code == 2
+    assert done.out.count("warning: ") == 2
+    assert "no state of it is whole" in done.err
+    assert (killed / "state" / f"{PREFIX}3").is_dir()
+    shutil.rmtree(killed / "state")
+    assert "begins anew" in _continued(quiet_run("dpo"), killed)
 
 
 # --- the same run? ----------------------------------------------------------------------------------------------------

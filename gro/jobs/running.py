@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,15 +17,11 @@ from gro.policy.policy import Policy
 from gro.preflight import say
 from gro.runs import RunReader, files
 from gro.runs.identity import differences
-from gro.runs.plain import size_text
 from gro.runs.report import write_report
 from gro.runs.silent import SilentRun
 from gro.runs.store import CHECKPOINTS, CONFIG, DATABASE, REJECTED, STATE, Run
 from gro.training.checkpoint import PREFIX, Carried, Keeper, newest
 from gro.training.processes import ALONE, Processes
-
-_REST = 64 * 2**20
-"""Bytes for metrics, rollouts and the report."""
 
 _LOGGING = (
     *("run", "training.save_every", "training.resume_every", "training.record_groups", "training.kl_every"),
@@ -64,10 +59,13 @@ def _finished(config: Config) -> str | None:
     path = Path(config.run).expanduser().absolute()
     if not (path / DATABASE).is_file() or not (path / CONFIG).is_file():
         return None
-    with RunReader(path) as reader:
-        if reader.status != "finished" or differences(reader.config, config.resolved(), may_differ(config)):
-            return None
-        last = reader.last_step
+    try:
+        with RunReader(path) as reader:
+            if reader.status != "finished" or differences(reader.config, config.resolved(), may_differ(config)):
+                return None
+            last = reader.last_step
+    except GroError:  # of another version, or killed while the database was made: opening it says so, or puts it right
+        return None
     Run.tidy(path)
     return f"{shown(path)} holds a finished run of this recipe (last step {last}); nothing is left to do"
 
@@ -85,9 +83,13 @@ def run_of(config: Config, console: Console, job: Job = SOLE) -> Iterator[tuple[
                 yield run, interrupts
             except Interrupted as why:
                 if interrupts.asked is None or "saved" not in str(why):
-                    found, _ = newest(run.path)
-                    goes_on = "begins anew" if found is None else f"continues after step {_step(found)}"
+                    states = files.complete_directories(run.path / STATE, PREFIX)
+                    goes_on = f"continues after step {_step(states[0])}" if states else "begins anew"
                     raise Interrupted(f"{why}: {shown(run.path)} is not finished; the same command {goes_on}") from None
+                raise
+            except Exception as error:
+                if job.watchdog is not None and (failure := job.watchdog.cause_of(error)) is not None:
+                    raise GroError(failure) from error  # so that the run remembers that, too
                 raise
 
 
@@ -102,6 +104,11 @@ def _continue_or_begin(run: Run, console: Console) -> Path | None:
     for problem in damaged:
         run.event("warning", problem)
         say(console, f"warning: {problem}")
+    if found is None and damaged:
+        raise GroError(
+            f"{shown(run.path)} cannot be continued: no state of it is whole. Restore one, or remove "
+            f"{shown(run.path / STATE)} to begin anew"
+        )
     step = -1 if found is None else _step(found)
     if found is None and run.last_step is None:  # nothing is there that other data or code could be mixed with
         run.keep("identity", None)
@@ -182,18 +189,6 @@ def export(
         with files.new_directory(path) as folder:
             policy.save(folder)
             also(folder)
-
-
-def check_room(config: Config, path: Path, policy: Policy) -> None:
-    """Raises GroError where the disk cannot hold the models that will be written, which hours later would be worse."""
-    model = sum(p.numel() * p.element_size() for p in policy.model.parameters())
-    every = config.training.save_every
-    needed = model * (1 + (config.training.steps // every if every else 0)) + _REST
-    if (free := shutil.disk_usage(path).free) < needed:
-        raise GroError(
-            f"{path}: the disk has {size_text(free)} free; the models of this run need {size_text(needed)} "
-            f"(each {size_text(model)}{', one every ' + str(every) + ' steps' if every else ''})"
-        )
 
 
 def note_data(run: Run, data: Data) -> None:

@@ -12,7 +12,6 @@ from rich.console import Console
 from gro.algorithms.describe import formula
 from gro.assemble import (
     MODEL,
-    Data,
     build_algorithm,
     learning_of,
     load_data,
@@ -20,19 +19,18 @@ from gro.assemble import (
     longest_offline,
     needs_start,
     rewards_of,
-    sampling_of,
     source_of,
 )
 from gro.config import Config
 from gro.engines.base import Engine
 from gro.engines.local import LocalEngine
+from gro.jobs.budgeting import with_budget
 from gro.jobs.evaluate import Sample, held_out_of, samples_of
 from gro.jobs.interrupts import Interrupts
 from gro.jobs.launch import followed, job_of, nowhere, quiet_console
 from gro.jobs.reward_model import run_reward_model
 from gro.jobs.running import (
     check_identity,
-    check_room,
     continue_or_begin,
     export,
     is_finished,
@@ -42,7 +40,7 @@ from gro.jobs.running import (
     start_together,
     tell_results,
 )
-from gro.preflight import check_data, held_out_rows, say, try_rewards
+from gro.preflight import preflight, say
 from gro.rewards import Rewards
 from gro.runs.progress import progress
 from gro.runs.store import Run
@@ -79,21 +77,20 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
     data = load_data(config, start, run)
     check_identity(run, config, data, start, processes)
     note_data(run, data)
-    sampling = sampling_of(config, start.tokenizer, data.ends)
-    check_data(console, config, algorithm, data, start)
     with ExitStack() as stack:
-        rewards = _rewards(stack, console, config, "rewards", config.rewards, start.tokenizer, data, run)
-        judges = rewards
-        if config.eval is not None and config.eval.rewards is not None:
-            own = config.eval.rewards
-            judges = _rewards(stack, console, config, "eval.rewards", own, start.tokenizer, data, run)
-        rows = held_out_rows(console, config, data)
+
+        def open_rewards(specs: Sequence[Any]) -> Rewards:
+            return stack.enter_context(rewards_of(config, specs, start.tokenizer, run))
+
+        found = preflight(config, start, data, console, open_rewards=open_rewards)
+        sampling, rewards = found.sampling, found.rewards.get("rewards")
+        judges = found.rewards.get("eval.rewards", rewards)
         stream = None if processes.first else nowhere()
         show = stack.enter_context(progress(config.training.steps, algorithm.name, stream))
         policy = load_policy(config, start.path)
-        check_room(config, run.path, policy)
-        learning = learning_of(config, policy, algorithm, processes)
         snapshot = Reference(policy.snapshot(), processes) if needs_start(config, algorithm, data) else None
+        config = with_budget(config, run, console, policy, algorithm, data, processes)
+        learning = learning_of(config, policy, algorithm, processes)
         # What is learnt against may follow the policy; what is measured stays relative to the start.
         follows = config.training.refresh_reference > 0
         reference = Reference(snapshot.policy, processes) if snapshot is not None and follows else snapshot
@@ -104,7 +101,7 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
             held_out = held_out_of(
                 config,
                 data.held_out.kind,
-                rows,
+                found.held_out,
                 policy,
                 snapshot,
                 engine,
@@ -157,6 +154,8 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
             processes=processes,
         )
     export(policy, run.path / MODEL, processes)
+    if not processes.first:
+        return
     run.finish(
         algorithm=algorithm.name,
         formula="\n".join(formula(algorithm)),
@@ -165,24 +164,6 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
         after=recorder.evaluations[max(recorder.evaluations)] if recorder.evaluations else {},
         samples=_compared(run.kept("before") or [], samples_of(held_out)),
     )
-
-
-def _rewards(
-    stack: ExitStack,
-    console: Console,
-    config: Config,
-    key: str,
-    specs: Sequence[Any],
-    tokenizer: Any,
-    data: Data,
-    run: Run,
-) -> Rewards | None:
-    """Rewards that were tried on some rows; None where there are none."""
-    if not specs:
-        return None
-    rewards = stack.enter_context(rewards_of(config, specs, tokenizer, run))
-    try_rewards(console, rewards, key, data)
-    return rewards
 
 
 def _compared(before: Sequence[Sample], after: Sequence[Sample]) -> list[dict[str, Any]]:
