@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo 'torch==2.13.*' || echo 'torch==2.13.0+cpu')
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test slow lint bench docs clean
+.PHONY: help install quickstart test slow torture lint bench docs clean
 
 help:
 	@echo "make quickstart   install, then teach a tiny model to add (five minutes on two cores)"
 	@echo "make test         install, then run the tests, the linter and the type checker"
 	@echo "make slow         the tests that take longer"
+	@echo "make torture      kill jobs at every place there is, and compare them to the bit (hours)"
 	@echo "make bench        time the same work here and in TRL, interleaved"
 	@echo "make docs         write the generated pages of docs/ again"
 
@@ -41,6 +42,10 @@ test: install
 
 slow: install
 	$(BIN)/python -m pytest -m slow
+
+# What it found is in docs/reliability.md; `cd tests && python -m torture --help` says how to ask for less.
+torture: install
+	cd tests && ../$(BIN)/python -m torture
 
 lint: install
 	$(BIN)/ruff check --fix .
