@@ -755,6 +755,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate()
 
 
+@pytest.mark.fault("P3", "P7")
 def test_ctrl_c(work: Path, processes: list[subprocess.Popen[str]]) -> None:
     process = start("train", online(work, training={"steps": 100000}))
     processes.append(process)
