@@ -113,6 +113,11 @@ class Sharding:
         kind = self.mesh.device_type
         return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
 
+    @property
+    def parts(self) -> int:
+        """Over how many processes each weight is cut."""
+        return self.mesh.size(-1)
+
     def run(self, function: Callable[..., T], *args: Any, **how: Any) -> T:
         """What a function of the model gives, with every weight whole while it and its backward pass need it."""
         # Of a trunk, the decoder's own forward pass is all there is.
@@ -266,7 +271,7 @@ def _prepare(root: FSDPModule, groups: bool) -> None:
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-    root.set_force_sum_reduction_for_comms(True)  # gloo knows no multiplied sums
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no multiplied sums
     # A weight that one process's pass does not use still takes part in the sum of all.
     root.set_reduce_scatter_unused_params(True)
     setattr(root, _PASS, MethodType(_call, root))

@@ -68,7 +68,7 @@ class Processes:
         packs = sorted(packs, key=lambda pack: -pack.tokens)  # so that those of one round are of like size
         mine = [(pack, True) for pack in packs[self.rank :: self.size]]
         rounds = -(-len(packs) // self.size)
-        return mine + [(packs[-1], False)] * (rounds - len(mine)) if self.lockstep else mine
+        return mine + [(pack, False) for pack in packs[-1:]] * (rounds - len(mine)) if self.lockstep else mine
 
     def whole(self, *filled: Tensor) -> None:
         """Adds up, in place, tensors of which each process has filled in its rows and left 0 in the others'."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from gro.errors import GroError
 from gro.objective import Algorithm
 from gro.policy.critic import Critic
 from gro.policy.policy import Layout, Policy
+from gro.policy.sharding import assign, whole_tensor
 from gro.training.adapting import adapt
 from gro.training.batching import collate
 from gro.training.critic import CriticLearner
@@ -74,18 +76,27 @@ def made(seed: int, layout: Layout = "shared") -> Policy:
     return Policy(model, tiny_tokenizer(), layout=layout)
 
 
-def start(layout: Layout) -> Policy:
+def start(layout: Layout, seed: int = 0) -> Policy:
     """The same policy with the same weights each time."""
-    policy = copy.copy(made(0, layout))
+    policy = copy.copy(made(seed, layout))
     policy.model = copy.deepcopy(policy.model)
     return policy
 
 
-def learnt(name: str, processes: Processes, *, layout: Layout = "shared", tokens_per_micro: int = 20) -> dict[str, Any]:
-    """Gradients (before clipping), metrics and state of one update."""
+def learnt(
+    name: str,
+    processes: Processes,
+    *,
+    layout: Layout = "shared",
+    tokens_per_micro: int = 20,
+    cut: Callable[[Policy], object] = lambda policy: None,
+) -> dict[str, Any]:
+    """Gradients (before clipping), metrics and state of one update.  cut: told of each model that is loaded."""
     algorithm, shared = CASES[name]
     groups = groups_for(algorithm)
-    policy = start(layout)
+    policy, frozen = start(layout), start(layout, 1)
+    cut(policy)
+    cut(frozen)
     critic = Critic.on(policy) if shared else Critic.beside(policy)
     with torch.no_grad():
         critic.head.weight.copy_(torch.linspace(-0.1, 0.1, 16)[None])
@@ -93,7 +104,7 @@ def learnt(name: str, processes: Processes, *, layout: Layout = "shared", tokens
     minibatch, state = prepare(
         collate(groups, length_limit=8),
         policy,
-        Reference(made(1, layout), processes),
+        Reference(frozen.snapshot(), processes),
         algorithm,
         {},
         updates=2,
@@ -105,7 +116,8 @@ def learnt(name: str, processes: Processes, *, layout: Layout = "shared", tokens
         moved = list(policy.model.parameters())
         moved += [] if shared else list(critic.parameters.values())
         for i, p in enumerate(moved):
-            p += 0.03 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i), dtype=p.dtype)
+            noise = torch.randn(p.shape, generator=torch.Generator().manual_seed(i), dtype=p.dtype)
+            assign(p, whole_tensor(p) + 0.03 * noise)
     still = Optimization(learning_rate=1e-12, max_grad_norm=0.0)
     settings |= {"total_updates": 1, "processes": processes}
     learner = PolicyLearner(policy, algorithm, still, critic=critic if shared else None, **settings)
@@ -120,7 +132,9 @@ def learnt(name: str, processes: Processes, *, layout: Layout = "shared", tokens
         updates.append(part.update(minibatch))
         metrics |= updates[-1].metrics
         found = part.descent.parameters.items()
-        gradients |= {f"{type(part).__name__} {n}": p.grad.clone() for n, p in found if p.grad is not None}
+        gradients |= {
+            f"{type(part).__name__} {n}": whole_tensor(p.grad).clone() for n, p in found if p.grad is not None
+        }
     state, measured = adapt(
         minibatch, updates, policy, algorithm, state, tokens_per_micro=tokens_per_micro, processes=processes
     )
