@@ -13,6 +13,7 @@ from gro.objective import Algorithm
 from gro.preflight.memory import critic_size, lora_of
 from gro.preflight.sizes import Sizes
 from gro.runs import files
+from gro.runs.database import EmptyRunError
 from gro.runs.identity import differences
 from gro.runs.plain import size_text
 from gro.runs.reader import RunReader
@@ -105,7 +106,11 @@ def check_directory(config: Config) -> str | None:
     if path.exists() and not path.is_dir():
         raise GroError(f"run: {path} {reason}")
     if (path / DATABASE).is_file():
-        with RunReader(path) as reader:
+        try:
+            reader = RunReader(path)
+        except EmptyRunError:  # which opening it puts right
+            return f"{path} holds a run that was stopped at its very beginning; the same command begins it anew"
+        with reader:
             if reader.status == "finished":
                 if changes := differences(reader.config, config.resolved()):
                     raise GroError(f"run: {path} holds a finished run of another recipe: {'; '.join(changes[:3])}")

@@ -48,6 +48,10 @@ CREATE TABLE events (
 _UPSERT_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
+class EmptyRunError(GroError):
+    """The process that made the database was killed before there was a table in it."""
+
+
 class Database:
     """The writing side: one connection, usable from several threads, every change inside a `transaction`."""
 
@@ -214,6 +218,6 @@ def connect_reading(path: Path) -> sqlite3.Connection:
     if version != SCHEMA_VERSION:
         connection.close()
         if version == 0:
-            raise GroError(f"{path.parent} holds no run yet: it was stopped before anything was recorded")
+            raise EmptyRunError(f"{path.parent} holds no run yet: it was stopped before anything was recorded")
         raise GroError(f"{path} has schema {version}; this version of gro reads schema {SCHEMA_VERSION}")
     return connection
