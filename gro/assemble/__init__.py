@@ -2,6 +2,7 @@
 
 from gro.assemble.algorithm import build_algorithm
 from gro.assemble.data import Data, demonstrated, load_data, longest_offline, prompts_of
+from gro.assemble.distributed import cut, in_step
 from gro.assemble.identity import identity_of, places_of
 from gro.assemble.learning import Learning, critic_of, learner_of, learning_of, needs_start
 from gro.assemble.models import MODEL, START, Start, decoder, load_policy, model_folder, start_at, start_of
@@ -17,10 +18,12 @@ __all__ = [
     "build_algorithm",
     "check_names",
     "critic_of",
+    "cut",
     "decoder",
     "demonstrated",
     "evaluation_rewards",
     "identity_of",
+    "in_step",
     "learner_of",
     "learning_of",
     "load_data",

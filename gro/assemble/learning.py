@@ -86,9 +86,12 @@ def critic_of(config: Config, policy: Policy, algorithm: Algorithm) -> Critic | 
         return Critic.beside(policy, lora=settings.lora, seed=seed)
     pickled = config.model.allow_pickle
     try:
-        return Critic.load(model_folder(settings.path), policy, allow_pickle=pickled, lora=settings.lora, seed=seed)
+        critic = Critic.load(model_folder(settings.path), policy, allow_pickle=pickled, lora=settings.lora, seed=seed)
     except GroError as error:
         raise GroError(f"critic.path: {error}") from error
+    if policy.sharding is not None:
+        critic.shard(policy.sharding.mesh, offload=policy.sharding.offload)
+    return critic
 
 
 def needs_start(config: Config, algorithm: Algorithm, data: Data) -> bool:

@@ -14,7 +14,18 @@ from rich.console import Console
 from rich.table import Table
 
 from gro.algorithms.describe import formula
-from gro.assemble import MODEL, Data, Start, build_algorithm, decoder, load_data, load_policy, longest_offline
+from gro.assemble import (
+    MODEL,
+    Data,
+    Start,
+    build_algorithm,
+    cut,
+    decoder,
+    in_step,
+    load_data,
+    load_policy,
+    longest_offline,
+)
 from gro.config import Config
 from gro.errors import GroError
 from gro.evaluation import bag_of_words, judged_picture
@@ -26,7 +37,6 @@ from gro.jobs.launch import followed, job_of, nowhere, quiet_console
 from gro.jobs.running import (
     check_identity,
     continue_or_begin,
-    export,
     is_finished,
     keeper_of,
     note_data,
@@ -47,7 +57,7 @@ from gro.runs.progress import progress
 from gro.runs.store import Run
 from gro.runs.terminal import console as patient_console
 from gro.runs.terminal import number
-from gro.training.checkpoint import Carried
+from gro.training.checkpoint import Carried, export
 from gro.training.learner import PolicyLearner
 from gro.training.loop import Resumed, train
 from gro.training.processes import Processes
@@ -70,7 +80,7 @@ def run_reward_model(config: Config, *, console: Console | None = None) -> Path:
         console = console or (patient_console() if job.processes.first else quiet_console())
         if not is_finished(config, console, job.processes):
             with run_of(config, console, job) as (run, interrupts):
-                _train(followed(config, job), run, console, interrupts, job.processes)
+                _train(followed(config, job), run, console, interrupts, in_step(config, job.processes))
         path = Path(config.run).expanduser().absolute()
         if job.processes.first:
             tell_results(path, console)
@@ -115,6 +125,7 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
     fitting = Fitting(config, algorithm, data, start, rows, console, interrupts, processes)
     model = load_reward_model(config, start)
     fitting = replace(fitting, config=with_budget(config, run, console, model, algorithm, data, processes))
+    cut(config, model)
     settings = config.reward_model
     if settings.probe_steps:
         fitting.fit_apart(model, run.path / PROBE, steps=settings.probe_steps, head_only=True)
@@ -122,12 +133,14 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
     compared: dict[str, Any] = {}
     if settings.members == 1:
         recorded = fitting.fit(model, run, state)
-        export(model, run.path / MODEL, processes, also=lambda folder: fitting.range_of(model).write(folder))
+        scores = fitting.range_of(model)
+        export(model, run.path / MODEL, processes, also=scores.write)
     else:
         compared = _average(fitting, model, run)
         model = RewardModel.read(run.path / MODEL, dtype=config.model.dtype, device=config.model.device)
+    pairs = fitting.judge(model) if rows else []
     if rows and processes.first:
-        _tell(run, console, fitting.judge(model), _baseline(data, settings.label_noise, rows, start), compared)
+        _tell(run, console, pairs, _baseline(data, settings.label_noise, rows, start), compared)
     last = config.training.steps
     run.finish(
         algorithm=algorithm.name,
@@ -205,6 +218,8 @@ class Fitting:
 
             source = Shaped(Mixture(offline, config.prompts_per_step), shapes)
             carried = Carried(model, source, recorder, {"policy": learner.descent}, processes=self.processes)
+            carried = replace(carried, elastic=config.distributed.elastic)
+            keep = keeper_of(config, run, carried, self.interrupts)
             resumed = Resumed() if state is None else carried.load(state)
             if state is None:
                 recorder.evaluated(0, metrics if self.rows else None)
@@ -219,9 +234,10 @@ class Fitting:
                     length_limit=longest_offline(self.data) + 1,
                     evaluate=metrics if self.rows else None,
                     resumed=resumed,
-                    keep=keeper_of(config, run, carried, self.interrupts),
+                    keep=keep,
                     processes=self.processes,
                 )
+                keep.finish()
         for parameter in model.trained().values():
             parameter.requires_grad_(True)
         return recorder.evaluations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from gro.config import Config
 from gro.errors import GroError, Interrupted
 from gro.jobs.interrupts import Interrupts
 from gro.jobs.launch import SOLE, Job, agree
-from gro.policy.policy import Policy
 from gro.preflight import say
 from gro.runs import RunReader, files
 from gro.runs.identity import differences
@@ -25,10 +24,13 @@ from gro.training.processes import ALONE, Processes
 
 _LOGGING = (
     *("run", "training.save_every", "training.resume_every", "training.record_groups", "training.kl_every"),
-    "training.alarms",
+    *("training.alarms", "distributed.elastic"),
 )
 """Keys that do not change results, and may differ when a run is continued."""
-ROUNDING = ("slots", "training.tokens_per_micro", "model.activation_checkpointing")
+ROUNDING = (
+    *("slots", "training.tokens_per_micro", "model.activation_checkpointing"),
+    *("distributed.shard", "distributed.offload"),
+)
 """Keys that change results in their last bits only: they may differ, and it is said."""
 
 
@@ -179,16 +181,6 @@ def start_together(config: Config, run: Run, processes: Processes) -> Start:
     if processes.first:
         processes.any(False)
     return start
-
-
-def export(
-    policy: Policy, path: Path, processes: Processes = ALONE, *, also: Callable[[Path], None] = lambda folder: None
-) -> None:
-    """Writes the model in Hugging Face format, and what else belongs beside it, whole or not at all."""
-    if processes.first:
-        with files.new_directory(path) as folder:
-            policy.save(folder)
-            also(folder)
 
 
 def note_data(run: Run, data: Data) -> None:

@@ -13,6 +13,8 @@ from gro.algorithms.describe import formula
 from gro.assemble import (
     MODEL,
     build_algorithm,
+    cut,
+    in_step,
     learning_of,
     load_data,
     load_policy,
@@ -32,7 +34,6 @@ from gro.jobs.reward_model import run_reward_model
 from gro.jobs.running import (
     check_identity,
     continue_or_begin,
-    export,
     is_finished,
     keeper_of,
     note_data,
@@ -45,7 +46,7 @@ from gro.rewards import Rewards
 from gro.runs.progress import progress
 from gro.runs.store import Run
 from gro.runs.terminal import console as patient_console
-from gro.training.checkpoint import Carried
+from gro.training.checkpoint import Carried, export
 from gro.training.loop import Resumed, train
 from gro.training.prepare import Reference
 from gro.training.processes import Processes
@@ -61,7 +62,7 @@ def run_training(config: Config, *, console: Console | None = None) -> Path:
         console = console or (patient_console() if job.processes.first else quiet_console())
         if not is_finished(config, console, job.processes):
             with run_of(config, console, job) as (run, interrupts):
-                _train(followed(config, job), run, console, interrupts, job.processes)
+                _train(followed(config, job), run, console, interrupts, in_step(config, job.processes))
         path = Path(config.run).expanduser().absolute()
         if job.processes.first:
             tell_results(path, console)
@@ -90,11 +91,13 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
         policy = load_policy(config, start.path)
         snapshot = Reference(policy.snapshot(), processes) if needs_start(config, algorithm, data) else None
         config = with_budget(config, run, console, policy, algorithm, data, processes)
+        if cut(config, policy) and snapshot is not None:
+            snapshot.policy = policy.snapshot()  # cut likewise
         learning = learning_of(config, policy, algorithm, processes)
         # What is learnt against may follow the policy; what is measured stays relative to the start.
         follows = config.training.refresh_reference > 0
         reference = Reference(snapshot.policy, processes) if snapshot is not None and follows else snapshot
-        engine: Engine = LocalEngine(policy.model, slots=config.slots)
+        engine: Engine = LocalEngine.of(policy, slots=config.slots)
         engine = engine if processes.size == 1 else SharedEngine(engine, processes)
         held_out = None
         if data.held_out is not None and config.eval is not None:
@@ -130,7 +133,9 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
             learning.critic,
             {name: found for name, found in references.items() if found is not None},
             processes,
+            config.distributed.elastic,
         )
+        keep = keeper_of(config, run, carried, interrupts)
         resumed = Resumed() if state is None else carried.load(state)
         if state is None:
             recorder.evaluated(0, held_out.metrics if held_out else None)
@@ -150,9 +155,10 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
             evaluate=held_out.metrics if held_out else None,
             stops=recorder.stops,
             resumed=resumed,
-            keep=keeper_of(config, run, carried, interrupts),
+            keep=keep,
             processes=processes,
         )
+        keep.finish()
     export(policy, run.path / MODEL, processes)
     if not processes.first:
         return

@@ -256,13 +256,17 @@ class Keeper:
         return self._clock() - self._since >= 60 * MINUTES
 
 
-def export(policy: Policy, path: Path, processes: Processes = ALONE) -> None:
-    """Writes the model in Hugging Face format, whole or not at all; all processes together."""
+def export(
+    policy: Policy, path: Path, processes: Processes = ALONE, *, also: Callable[[Path], object] = lambda folder: None
+) -> None:
+    """Writes the model in Hugging Face format, and what else belongs beside it, whole or not at all; all processes
+    together."""
     whole, fault = policy.whole(keep=processes.first, device=torch.device("cpu")), None
     try:
         if processes.first:
             with files.new_directory(path) as folder:
                 whole.save(folder)
+                also(folder)
     except GroError as error:
         fault = str(error)
     processes.raise_together(fault)
