@@ -21,12 +21,14 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 from rich.console import Console
+from torch._C._distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from gro.config import Config
 from gro.errors import GroError
 from gro.runs.identity import differences, versions
 from gro.training.processes import ALONE, Processes
-from gro.training.watchdog import Watchdog
+from gro.training.watchdog import INTERVAL, LATE, Watchdog
 
 _PATIENCE = timedelta(hours=2)
 """Of a collective.  One process may well wait for another's long completions; that a process is gone, the watchdog
@@ -58,13 +60,32 @@ def job_of(config: Config) -> Iterator[Job]:
     cuda = torch.cuda.is_available() and config.model.device in ("auto", "cuda")
     if cuda:
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
-    processes = Processes.current()
-    watchdog = Watchdog(processes)
+    rank = int(os.environ["RANK"])
+    store = _meet(rank, size)
+    watchdog = Watchdog(Processes(rank, size))
     with watchdog:
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+        processes = Processes.current()
+        agree(processes, config, {})  # before they do anything together in which it would matter
         yield Job(processes, f"cuda:{local}" if cuda else None, watchdog)
         dist.barrier()  # nobody leaves while others still need it
     dist.destroy_process_group()  # only here: a group of which a member is gone cannot be taken down in order
+
+
+def _meet(rank: int, size: int) -> Store:
+    """The store at which all meet, kept by torchrun or by the first of them."""
+    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=LATE * INTERVAL)))
+    except (RuntimeError, ValueError) as error:
+        raise GroError(f"process {rank} of {size} does not find the others at {where}: {_first_line(error)}") from error
+    store.set_timeout(_PATIENCE)
+    return store
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def agree(processes: Processes, config: Config, content: Mapping[str, str]) -> None:

@@ -38,6 +38,10 @@ _HARMLESS = ("PATH", "LANG", "LC_", "LD_", "PYTHON")
 """Beginnings of the environment variables that our own rewards see: it may hold keys, and they need none."""
 
 
+_running: dict[str, tuple[int, int]] = {}
+"""Marks of reward processes: who has started them, and their number."""
+
+
 class GoneError(Exception):
     """The process ended, or speaks nonsense."""
 
@@ -67,6 +71,7 @@ class WorkerProcess:
                 env=environment | {MARK: self._mark},
             )
         os.close(printer)
+        _running[self._mark] = (os.getpid(), self._process.pid)
         self.post(pickle.dumps(setup), patience=10.0)
 
     def post(self, message: bytes, patience: float) -> bool:
@@ -146,6 +151,7 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        _running.pop(self._mark, None)
         _kill_marked(self._mark)
         self.channel.close()
         with contextlib.suppress(OSError):
@@ -162,6 +168,15 @@ class WorkerProcess:
         if ended is None:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def end_all_workers() -> None:
+    """Kill every reward process that this one has started: for where it ends without taking anything down in order."""
+    for mark, (starter, pid) in list(_running.items()):
+        if starter == os.getpid():
+            with contextlib.suppress(OSError):
+                os.killpg(pid, signal.SIGKILL)
+            _kill_marked(mark)
 
 
 def _ending(status: int | None) -> str:
