@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,17 @@ __all__ = ["Config", "ConfigError", "check_config", "load_config"]
 _DEEPEST, _MOST = 20, 100_000
 """How deeply a recipe may be nested and how many values it may have: far beyond any, and little enough to be quick."""
 
+_LONGEST = 900
+"""Characters of one problem: a value in it may be of any length."""
+
 
 class ConfigError(GroError):
     """All that is wrong with a recipe, one line each."""
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(_short(problem, _LONGEST) for problem in problems)
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        super().__init__(f"{source}: {count}\n" + "\n".join(f"  {p}" for p in problems))
+        super().__init__(f"{source}: {count}\n" + "\n".join(f"  {p}" for p in self.problems))
 
 
 DATA = ("offline", "online", "eval")
@@ -176,7 +180,7 @@ def _override(raw: dict[str, Any], override: str) -> str | None:
     """Puts "key.sub=value" into the recipe; returns what is wrong with it."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip() or not all(part.strip() for part in key.split(".")):
-        return f"{override!r}: an override is key=value or key.sub=value, without spaces around ="
+        return f"{_short(override)!r}: an override is key=value or key.sub=value, without spaces around ="
     key = key.strip().removeprefix("--")
     place = tuple(key.split("."))
     try:
@@ -241,8 +245,8 @@ def _value(place: tuple[str, ...], text: str) -> Any:
     return text
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else text[:197] + "..."
+def _short(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _accepts(adapter: TypeAdapter[Any], value: Any) -> bool:
@@ -309,7 +313,7 @@ def _reward_problem(spec: RewardSpec, key: str) -> list[str]:
     if ours:
         path = Path(__file__).parents[1] / (file.replace(".", "/") + ".py")
     elif file.endswith(".py") or "/" in file:
-        path = Path(file).expanduser()
+        path = Path(os.path.expanduser(file))
     else:
         return []  # of a module: only importing it tells
     signature = signatures.in_file(path, function, decorated=ours)
@@ -329,10 +333,10 @@ def _reward_problem(spec: RewardSpec, key: str) -> list[str]:
 
 
 def _missing_files(config: Config, needs: Collection[str], one_data_set: bool) -> list[str]:
-    problems = []
+    problems = []  # (os.path knows no name that is too long to look for)
     for key, path in config.files.items():
-        if key.startswith(tuple(needs)) and not Path(path).is_file():
-            what = "is a directory, expected a file" if Path(path).is_dir() else "does not exist"
+        if key.startswith(tuple(needs)) and not os.path.isfile(path):
+            what = "is a directory, expected a file" if os.path.isdir(path) else "does not exist"
             relative = "" if Path(path).is_absolute() else f" (seen from {Path.cwd()})"
             shown = key.replace("offline.0.data", "offline", 1) if one_data_set else key
             problems.append(f"{shown}: {path!r} {what}{relative}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -108,8 +109,8 @@ def in_file(path: Path, name: str, *, decorated: bool = False) -> Signature | No
     decorated: its decorators are known to leave the signature as it is.  Raises GroError where there is no such file,
     it is no Python, or it has no such function.
     """
-    if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    if not os.path.isfile(path):  # (which takes a name of any length)
+        beside = [p.name for p in path.parent.glob("*.py")] if os.path.isdir(path.parent) else []
         raise GroError(f"no file {str(path)!r}{nearest(path.name, beside)}")
     tree = _tree(path)
     functions = _functions(tree)

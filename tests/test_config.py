@@ -298,6 +298,9 @@ WRONG: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     # files
     (ONLINE, {"online.path": "c.jsonl"}, "online.path: 'c.jsonl' does not exist (seen from "),
     (OFFLINE, {"offline.path": ["a.jsonl", "c.jsonl"]}, "offline.path.1: 'c.jsonl' does not exist"),
+    (ONLINE, {"online.path": "a" * 500}, "does not exist (seen from "),
+    (ONLINE, {"rewards": ["~nobody-at-all/x.py:f"]}, "rewards.0: no file '~nobody-at-all/x.py'"),
+    (ONLINE, {"run": "a\ud800"}, "run: found half a surrogate pair, a\\ud800; expected text that UTF-8 can hold"),
     (ONLINE, {"online.path": "."}, "online.path: '.' is a directory, expected a file"),
     (ONLINE, {"online.chat_template": "x.jinja"}, "online.chat_template: 'x.jinja' does not exist"),
     # contradictions
@@ -476,7 +479,7 @@ def test_endless_recipes_are_refused_at_once() -> None:
         f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(12)
     )
     begun = time.process_time()
-    for text in (layers, "a: &a [*a]", "a: &a {b: *a}", "a: " + "[" * 300 + "]" * 300):
+    for text in (layers, "a: &a [*a]", "a: &a {b: *a}", "a: " + "[" * 90 + "]" * 90):
         raw = load_yaml(text)
         with pytest.raises(ConfigError, match="too large or nested too deeply"):
             check_config(ONLINE | raw, "r.yaml")
@@ -501,7 +504,10 @@ def test_endless_recipes_are_refused_at_once() -> None:
         (b"run: a\nmodel: b\nrun: c\n", "line 3"),
         (b"training:\n  steps: 1\n  steps: 2\n", "'steps'"),
         (b"a: !!python/object/apply:os.system ['echo hacked']", "is not valid YAML"),
-        (b"training: {steps: " + b"9" * 5000 + b"}", "is not valid YAML"),
+        (b"training: {steps: " + b"9" * 5000 + b"}", "line 1"),
+        (b"a: 1\nrun: 2024-13-45\n", 'month must be in 1..12\n  in "<unicode string>", line 2'),
+        (b"a: 1\nrun: !!timestamp x\n", "line 2"),
+        (b"a: 1\nrun: \0\n", "r.yaml, line 2: found the character U+0000"),
         (b"a: " + b"[" * 100_000, "is not valid YAML"),
         (b"? [a, b]\n: c\n", "r.yaml"),
     ],

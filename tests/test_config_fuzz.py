@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gro.config import Config, ConfigError, load_config
@@ -139,14 +139,13 @@ def answered(load: Callable[[], Config], raw: Callable[[], Any], path: Path, als
         said = str(error)
         assert " holds " in said or "too deeply" in said or re.search(r"\bline \d+", said), said
         return
-    known = {*Config.model_fields, *map(str, raw()), *also}
+    named = tuple(k for k in {*Config.model_fields, *map(str, raw()), *also} if k)
     assert error.problems
     for problem in error.problems:
         COUNTS["problems"] += 1
         key, _, said = problem.partition(": ")
         assert said.strip(), problem
-        first = re.split(r"[.,]", key)[0]  # or: "algorithm rest: thresholds must rise"
-        assert first in known or key.startswith("algorithm ") or problem.startswith(also), problem
+        assert key.startswith(named) or problem.startswith(also), problem
         assert len(problem) < 1000, problem
 
 
@@ -258,10 +257,12 @@ def overrides_of(path: Path, rng: random.Random) -> None:
         key += rng.choice(["", "", "", ".x", ".0", "..", ".", " "])
         value = rng.choice([str(rng.choice(VALUES)), rng.choice(TEXTS)])
         given.append(rng.choice([f"{key}={value}", f"{key}={value}", f"--{key}={value}", key, f"{key}=={value}"]))
-    also = tuple(re.split(r"[.=]", g.removeprefix("--"))[0] for g in given) + tuple(map(repr, given))
+    also: tuple[str, ...] = tuple(re.split(r"[.=]", g.strip().removeprefix("--"))[0].strip() for g in given) + tuple(
+        repr(g)[:150] for g in given
+    )
 
     def meant() -> dict[str, Any]:
-        return raw if any(re.match(r"-*\w*(\.|=)", g) is None for g in given) else {}
+        return {key: value for key, value in raw.items() if key not in also}
 
     answered(lambda: load_config(path, given), meant, path, (*also, *raw))
 
@@ -289,14 +290,14 @@ def test_some_mutated_recipes_are_answered(way: str) -> None:
 def test_five_thousand_mutated_recipes_are_answered(way: str) -> None:
     COUNTS.clear()
 
-    @settings(FEW, max_examples=2000)
+    @settings(FEW, max_examples=1700, phases=(Phase.reuse, Phase.generate))
     @given(*WHAT)
     def run(path: Path, rng: random.Random) -> None:
         WAYS[way](path, rng)
 
     run()
     print(f"\n{way}: {dict(COUNTS)}")
-    assert COUNTS["all"] >= 1700
+    assert COUNTS["all"] >= 1600
 
 
 def test_the_oracle_finds_what_was_accepted_wrongly() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,10 +64,10 @@ class Folder:
 
 def find(path_or_name: str | Path) -> Path:
     """The folder itself, or the hub's copy of the files that are wanted from it."""
-    path = Path(path_or_name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(path_or_name))  # (which leaves a user that does not exist as it is)
+    if os.path.isdir(path):
         return path
-    if path.exists():
+    if os.path.exists(path):
         raise GroError(f"{path} is a file; expected the folder of a model in Hugging Face format")
     name = str(path_or_name)
     if not _HUB_NAME.match(name) or name.startswith("."):

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+
+_DEEPEST = 100
+"""Levels of a YAML file."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -29,11 +33,25 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return node
 
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Raises ComposerError at a depth that nobody writes: Python's own limit takes a second to unwind."""
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, "it is nested too deeply", mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Raises ConstructorError, which knows the line, where a value cannot be: the 13th month, 5000 digits."""
         try:
             return super().construct_object(node, deep)
-        except (ValueError, OverflowError) as error:
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:  # of PyYAML's own making, whatever the value leads it to
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
 
