@@ -114,6 +114,16 @@ def test_killed_at_the_very_end(operation: str, quiet_run: QuietRun) -> None:
     assert ("nothing is left to do" in said) == (operation == "report.html")
 
 
+@pytest.mark.fault("P1")
+def test_killed_while_the_database_was_made(quiet_run: QuietRun) -> None:
+    known = quiet_run("dpo")
+    run, tables = known.folder / "early", next(i for i, (what, _, _) in enumerate(known.operations) if what == "commit")
+    assert known.attempt(run, strikes={tables: "SIGKILL"}).finish().killed
+    checked = cli("check", known.path, f"run={run}")
+    assert "was stopped at its very beginning; the same command begins it anew" in checked.out.replace("\n", " ")
+    _continued(known, run)
+
+
 @pytest.mark.fault("P4")
 @pytest.mark.parametrize(("what", "words"), [("ENOSPC", "No space left on device"), ("EIO", "Input/output error")])
 def test_the_disk_refuses_a_save(what: str, words: str, quiet_run: QuietRun) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jobs_on_sums as sums
-from jobs_on_sums import MODEL, REWARD, recipe, write_rows
+from jobs_on_sums import MODEL, recipe, write_rows
 
 STEPS = 6
 _HELD_OUT = {"limit": 4}
@@ -67,7 +67,8 @@ def dpo(base: Path, path: Path, **keys: Any) -> Path:
 def online(base: Path, path: Path, **keys: Any) -> Path:
     """Answers that are rewarded."""
     data = {"online": {"path": str(base / "sums.jsonl"), "stop": 80}, "sampling": {"max_new_tokens": 3}}
-    common = {"model": str(base / "sft"), "algorithm": "grpo", "rewards": [REWARD], "group_size": 4}
+    rewards = [f"{base / 'mine.py'}:digits"]  # which vary: where all are equal, hardly anything moves
+    common = {"model": str(base / "sft"), "algorithm": "grpo", "rewards": rewards, "group_size": 4}
     optimizer = {"learning_rate": 1e-3, "warmup_steps": 2, "schedule": "cosine"}
     return recipe(path, **(common | data | {"optimizer": optimizer} | keys))
 
@@ -107,10 +108,10 @@ VARIANTS = (
     Case("ppo-penalty", online, {"algorithm": {"name": "ppo_penalty", "target": 0.001}, "training": _TWO}),
     Case("ppo-shared", online, {"algorithm": "ppo", "critic": {"kind": "shared", "warmup_steps": 2}}),
     Case("ppo-warmup", online, {"algorithm": "ppo", "critic": {"warmup_steps": 3}, "training": _TWO}),
-    Case("reinforce", online, {"algorithm": {"name": "reinforce", "kl": 0.05}, "rewards": ["BASE/mine.py:digits"]}),
+    Case("reinforce", online, {"algorithm": {"name": "reinforce", "kl": 0.05}}),
     Case("kto", dpo, {"algorithm": "kto"}),
     Case("awr-replay", online, {"algorithm": "awr", "replay": {"capacity": 12, "per_step": 6}}),
-    Case("mixture-judged", online, {"rewards": ["BASE/mine.py:digits"], **_WITH_ROWS}),
+    Case("mixture-judged", online, _WITH_ROWS),
     Case("resample", online, {"resample": {"rounds": 2}, "rewards": ["BASE/mine.py:even"]}),
     Case("normalised", online, {"rewards": _TWO_REWARDS, "reward_normalise": "each"}),
     Case(
@@ -126,8 +127,7 @@ VARIANTS = (
         "stop-gold",
         online,
         {
-            "eval": {"data": {"path": "BASE/sums.jsonl", "start": 80}, **_HELD_OUT, "rewards": [REWARD]},
-            "rewards": ["BASE/mine.py:digits"],
+            "eval": {"data": {"path": "BASE/sums.jsonl", "start": 80}, **_HELD_OUT, "rewards": ["BASE/mine.py:even"]},
             "training": {"eval_every": 1, "stop": {"by": "gold", "patience": 3}, "steps": 12},
         },
     ),
