@@ -18,6 +18,7 @@ from test_processes import CASES, VOCABULARY, check_same, groups_for, learnt
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import spawn
+from transformers import AutoModelForCausalLM
 
 from gro.algorithms import build
 from gro.engines.base import Sampling
@@ -42,8 +43,13 @@ from gro.types import Prompt
 from tiny import tiny_model, tiny_tokenizer
 
 GRADIENTS = ("sft", "dpo", "grpo", "ppo", "ppo, shared trunk")
-SHARDS = {"2 of 2": (2, 0), "4 of 4": (4, 0), "2 × 2 of 4": (4, 2)}
-"""How many processes, and over how many of them weights are cut."""
+KINDS = ("plain", "untied", "checkpointing", "lora", "reward model", "bf16", "offload")
+SHARDS: dict[str, tuple[int, int, tuple[str, ...]]] = {
+    "2 of 2": (2, 0, KINDS),
+    "2 × 2 of 4": (4, 2, ("plain",)),
+    "4 of 4": (4, 0, ()),
+}
+"""How many processes, over how many of them weights are cut, and what is trained there besides one gradient."""
 STEPS = Optimization(learning_rate=3e-3, weight_decay=0.1, max_grad_norm=0.5)
 PROMPTS = [Prompt((3 + i, 5, 7 + i), key=i) for i in range(5)]
 
@@ -141,22 +147,20 @@ def gap(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
 # --- what each of the processes does ---------------------------------------------------------------------------------
 
 
-def worker(rank: int, size: int, shard: int, folder: str, names: tuple[str, ...], everything: bool) -> None:
+def worker(rank: int, size: int, shard: int, folder: str, names: tuple[str, ...], kinds: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
-    mesh = mesh_of(shard, "cpu")
-    assert mesh is not None
+    mesh: Any = mesh_of(shard, "cpu")
     processes = Processes.current(lockstep=True)
     found: dict[str, Any] = {name: learnt(name, processes, cut=lambda model: model.shard(mesh)) for name in names}
-    if everything:
-        for kind in ("plain", "untied", "checkpointing", "lora", "reward model", "bf16", "offload"):
-            trained = Trained(kind, processes, lambda model, k=kind: model.shard(mesh, offload=k == "offload"))
-            for _ in range(3):
-                trained.step()
-            found[kind] = trained.weights()
-            if kind == "plain":
-                found |= copies(trained, folder) | samples(trained)
-        found |= nothing_asked(mesh, processes) | resumed(mesh, processes, Path(folder))
+    for kind in kinds:
+        trained = Trained(kind, processes, lambda model, k=kind: model.shard(mesh, offload=k == "offload"))
+        for _ in range(3):
+            trained.step()
+        found[kind] = trained.weights()
+        if kind == "plain":
+            found |= copies(trained, folder) | samples(trained)
+            found |= nothing_asked(mesh, processes) | resumed(mesh, processes, Path(folder))
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -264,19 +268,18 @@ def continued(rank: int, size: int, shard: int, folder: str, state: str) -> None
 # --- tests -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=SHARDS)
+@pytest.fixture(scope="module", params=[*list(SHARDS)[:2], pytest.param("4 of 4", marks=pytest.mark.slow)])
 def each(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """What each of the processes found, and the folder that they wrote to."""
     folder = tmp_path_factory.mktemp("cut")
-    size, shard = SHARDS[request.param]
-    everything = request.param != "4 of 4"
-    spawn(worker, args=(size, shard, str(folder), GRADIENTS, everything), nprocs=size)
+    size, shard, kinds = SHARDS[request.param]
+    spawn(worker, args=(size, shard, str(folder), GRADIENTS, kinds), nprocs=size)
     return folder, [torch.load(folder / f"{rank}.pt") for rank in range(size)]
 
 
-def everything(each: tuple[Path, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    if "plain" not in each[1][0]:
-        pytest.skip("on these processes gradients alone are compared")
+def trained_there(each: tuple[Path, list[dict[str, Any]]], kind: str = "plain") -> list[dict[str, Any]]:
+    if kind not in each[1][0]:
+        pytest.skip(f"{kind} is not trained on these processes")
     return each[1]
 
 
@@ -289,13 +292,13 @@ def test_gradients_are_those_of_one_process(each: tuple[Path, list[dict[str, Any
 @pytest.mark.parametrize("kind", ["plain", "untied", "checkpointing", "lora", "reward model"])
 def test_steps_are_those_of_one_process(each: tuple[Path, list[dict[str, Any]]], kind: str) -> None:
     start = Trained(kind, Processes()).weights()
-    for found in everything(each):
+    for found in trained_there(each, kind):
         assert gap(found[kind], start) > 1e-3
         assert gap(found[kind], alone(kind)) < 1e-9
 
 
 def test_offloading_to_the_processor_changes_nothing(each: tuple[Path, list[dict[str, Any]]]) -> None:
-    for found in everything(each):
+    for found in trained_there(each, "offload"):
         assert gap(found["offload"], found["plain"]) == 0
 
 
@@ -305,7 +308,7 @@ def test_bf16_layers_keep_master_weights_and_sums_in_float32(each: tuple[Path, l
     The bound is a tenth of the way that three steps go (measured: 0.04).
     """
     start = Trained("bf16", Processes()).weights()
-    for found in everything(each):
+    for found in trained_there(each, "bf16"):
         assert {t.dtype for t in found["bf16"].values()} == {torch.float32}
         difference = torch.cat([(found["bf16"][n] - t).flatten() for n, t in alone("bf16").items()])
         moved = torch.cat([(t - start[n]).flatten() for n, t in alone("bf16").items()])
@@ -313,7 +316,7 @@ def test_bf16_layers_keep_master_weights_and_sums_in_float32(each: tuple[Path, l
 
 
 def test_copies_and_exports_are_equal_to_the_bit(each: tuple[Path, list[dict[str, Any]]]) -> None:
-    parts = [found["share"] for found in everything(each)]
+    parts = [found["share"] for found in trained_there(each)]
     assert max(parts) < 0.6  # about a half each, of sizes that two does not divide
     for found in each[1]:
         assert found["cut"]
@@ -326,25 +329,27 @@ def test_copies_and_exports_are_equal_to_the_bit(each: tuple[Path, list[dict[str
     assert {f"policy {name}" for name in exported} == expected.keys()
     assert all(torch.equal(tensor, expected[f"policy {name}"]) for name, tensor in exported.items())
     assert json.loads((each[0] / "model" / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
-    Policy.load(each[0] / "model", dtype="float64")
+    plain = AutoModelForCausalLM.from_pretrained(each[0] / "model", dtype=torch.float64)
+    assert plain.lm_head.weight is plain.model.embed_tokens.weight
+    assert torch.equal(plain.lm_head.weight, expected["policy model.embed_tokens.weight"])
 
 
 def test_samples_are_those_of_one_process(each: tuple[Path, list[dict[str, Any]]]) -> None:
     policy = policy_of()
     policy.load_trained({n.removeprefix("policy "): t for n, t in alone("plain").items() if n.startswith("policy")})
     engine = LocalEngine(policy.model)
-    for found in everything(each):
+    for found in trained_there(each):
         assert found["samples"] == drawn(engine, 5)
         assert found["sample of one"] == drawn(engine, 1)
 
 
 def test_no_weight_moves_where_nothing_can_be_learnt(each: tuple[Path, list[dict[str, Any]]]) -> None:
-    assert [found["moved by nothing"] for found in everything(each)] == [0.0] * len(each[1])
+    assert [found["moved by nothing"] for found in trained_there(each)] == [0.0] * len(each[1])
 
 
 @pytest.mark.fault("X4", "N6")
 def test_a_state_is_gone_on_from_to_the_bit(each: tuple[Path, list[dict[str, Any]]]) -> None:
-    for found in everything(each):
+    for found in trained_there(each):
         assert (found["step"], found["state"]) == (1, {"number": 0.1})
         assert gap(found["went on"], found["resumed"]) == 0
 
@@ -354,7 +359,7 @@ def test_a_state_is_gone_on_from_to_the_bit(each: tuple[Path, list[dict[str, Any
 def test_on_other_processes_a_state_is_refused_or_asked_for(tmp_path: Path) -> None:
     """Of two processes, then on four, on groups of two among four, on four with all weights each, and on one."""
     (tmp_path / "two").mkdir()
-    spawn(worker, args=(2, 0, str(tmp_path / "two"), (), True), nprocs=2)
+    spawn(worker, args=(2, 0, str(tmp_path / "two"), (), ("plain",)), nprocs=2)
     state = tmp_path / "two" / "state" / "step-1"
     expected = torch.load(tmp_path / "two" / "0.pt")["resumed"]
     for number, shard in enumerate((0, 2, 1)):
@@ -376,7 +381,7 @@ def test_on_other_processes_a_state_is_refused_or_asked_for(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_every_algorithm_has_the_gradient_of_one_process(tmp_path: Path) -> None:
-    spawn(worker, args=(2, 0, str(tmp_path), tuple(CASES), False), nprocs=2)
+    spawn(worker, args=(2, 0, str(tmp_path), tuple(CASES), ()), nprocs=2)
     for found in (torch.load(tmp_path / f"{rank}.pt") for rank in range(2)):
         for name in CASES:
             check_same(found[name], learnt(name, Processes()))
