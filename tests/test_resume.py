@@ -84,7 +84,7 @@ def _continued(known: Quiet, run: Path, *overrides: str) -> str:
 
 
 @pytest.mark.fault("P1", "P2", "N6")
-@pytest.mark.parametrize("name", [case.name for case in TRAINERS])
+@pytest.mark.parametrize("name", [*(case.name for case in TRAINERS), "awr-replay"])
 def test_killed_on_its_way(name: str, quiet_run: QuietRun) -> None:
     """At an operation of its opening, at one of a save, while a state or model is being written, and anywhere."""
     known, noise = quiet_run(name), random.Random(name)
@@ -112,6 +112,17 @@ def test_killed_at_the_very_end(operation: str, quiet_run: QuietRun) -> None:
     assert not (run / "report.html").exists()
     said = _continued(known, run)
     assert ("nothing is left to do" in said) == (operation == "report.html")
+
+
+@pytest.mark.fault("P2")
+def test_killed_before_the_oldest_state_is_removed(quiet_run: QuietRun) -> None:
+    """The last one, after which no other comes that would remove it."""
+    known = quiet_run("dpo")
+    run, save = known.folder / "rotation", known.save_of(STEPS - 1)
+    doomed = next(i for i in save if known.operations[i][1].startswith(".step-3.tmp"))
+    assert known.attempt(run, strikes={doomed: "SIGKILL"}).finish().killed
+    assert _states(run) == ["step-3", "step-4", "step-5"]
+    _continued(known, run)
 
 
 @pytest.mark.fault("P1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gro.assemble import MODEL, START, Data, Start, identity_of, places_of, start_of
+from gro.assemble import MODEL, ROUNDING, START, Data, Start, changed, identity_of, may_differ, places_of, start_of
 from gro.config import Config
 from gro.errors import GroError, Interrupted
 from gro.jobs.interrupts import Interrupts
@@ -19,26 +19,8 @@ from gro.runs.identity import differences
 from gro.runs.report import write_report
 from gro.runs.silent import SilentRun
 from gro.runs.store import CHECKPOINTS, CONFIG, DATABASE, REJECTED, STATE, Run
-from gro.training.checkpoint import PREFIX, Carried, Keeper, newest
+from gro.training.checkpoint import KEPT, PREFIX, Carried, Keeper, newest
 from gro.training.processes import ALONE, Processes
-
-_LOGGING = (
-    *("run", "training.save_every", "training.resume_every", "training.record_groups", "training.kl_every"),
-    *("training.alarms", "distributed.elastic"),
-)
-"""Keys that do not change results, and may differ when a run is continued."""
-ROUNDING = (
-    *("slots", "training.tokens_per_micro", "model.activation_checkpointing"),
-    *("distributed.shard", "distributed.offload"),
-)
-"""Keys that change results in their last bits only: they may differ, and it is said."""
-
-
-def may_differ(config: Config) -> tuple[str, ...]:
-    """Keys with which a run can be continued other than they were."""
-    stop = config.training.stop
-    watched = stop is not None and stop.by == "gold"
-    return (*_LOGGING, *ROUNDING, *(() if watched else ("eval",)))
 
 
 def open_run(config: Config, path: str | Path, processes: Processes = ALONE) -> Run:
@@ -125,6 +107,7 @@ def _continue_or_begin(run: Run, console: Console) -> Path | None:
     for folder in [f for name in (CHECKPOINTS, STATE) for f in (run.path / name).glob(f"{PREFIX}*")]:
         if _step(folder) > step:  # done again, or damaged
             files.remove_directory(folder)
+    files.rotate(run.path / STATE, PREFIX, KEPT)  # a kill may have come between the newest state and this
     (run.path / REJECTED).unlink(missing_ok=True)
     return found
 
@@ -157,20 +140,20 @@ def check_identity(run: Run, config: Config, data: Data, start: Start, processes
     another process has others."""
     now, before = identity_of(config, data, start), run.kept("identity")
     agree(processes, config, now)
-    if before is None:
-        run.keep("identity", now)
-        return
     places = places_of(config, data, start)
-    changed = [
+    found = [
         f"{what} ({places.get(what, 'gone')}) had sha256 {before.get(what, 'none')}, and now {now.get(what, 'none')}"
-        for what in before | now
-        if before.get(what) != now.get(what)
+        for what in changed(before or now, now)
     ]
-    if changed:
+    if found:
         raise GroError(
-            f"{shown(run.path)} was begun with other content: {'; '.join(changed)}. Restore it to continue, or choose "
+            f"{shown(run.path)} was begun with other content: {'; '.join(found)}. Restore it to continue, or choose "
             "another directory"
         )
+    if before is not None and before != now:
+        run.event("warning", "the eval section is another one than before: what is held out cannot be compared")
+    if before != now:
+        run.keep("identity", now)
 
 
 def start_together(config: Config, run: Run, processes: Processes) -> Start:
