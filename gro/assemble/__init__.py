@@ -3,7 +3,7 @@
 from gro.assemble.algorithm import build_algorithm
 from gro.assemble.data import Data, demonstrated, load_data, longest_offline, prompts_of
 from gro.assemble.distributed import cut, in_step
-from gro.assemble.identity import identity_of, places_of
+from gro.assemble.identity import ROUNDING, changed, identity_of, may_differ, places_of
 from gro.assemble.learning import Learning, critic_of, learner_of, learning_of, needs_start
 from gro.assemble.models import MODEL, START, Start, decoder, load_policy, model_folder, start_at, start_of
 from gro.assemble.rewards import evaluation_rewards, rewards_inside, rewards_of, sampling_of
@@ -11,11 +11,13 @@ from gro.assemble.sources import check_names, source_of
 
 __all__ = [
     "MODEL",
+    "ROUNDING",
     "START",
     "Data",
     "Learning",
     "Start",
     "build_algorithm",
+    "changed",
     "check_names",
     "critic_of",
     "cut",
@@ -29,6 +31,7 @@ __all__ = [
     "load_data",
     "load_policy",
     "longest_offline",
+    "may_differ",
     "model_folder",
     "needs_start",
     "places_of",

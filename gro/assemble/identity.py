@@ -1,33 +1,63 @@
-"""What a run is made of besides its recipe: the content of the files that the recipe names."""
+"""What has to be the same where a run is continued: its settings but for a few, and the files that they name."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gro.assemble.data import Data
-from gro.assemble.models import Start
+from gro.assemble.models import Start, model_folder
 from gro.config import Config
 from gro.data.files import file_sha256
+from gro.errors import GroError
 from gro.policy.adapter_folder import locate
 from gro.policy.folder import find
 from gro.rewards.spec import RewardSpec
-from gro.runs.files import MANIFEST
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja", ".txt")
 """Endings of files that make a model and its tokenizer."""
+_HELD_OUT = "eval"
+"""What is held out may be changed in the recipe, and then its content may, too."""
+_LOGGING = (
+    *("run", "training.save_every", "training.resume_every", "training.record_groups", "training.kl_every"),
+    *("training.alarms", "training.flat_steps", "reward_failure_stop_share", "distributed.elastic"),
+)
+"""Keys that do not change results, or only whether the run is stopped: they may differ when it is continued."""
+ROUNDING = (
+    *("slots", "training.tokens_per_micro", "model.activation_checkpointing"),
+    *("distributed.shard", "distributed.offload"),
+)
+"""Keys that change results in their last bits only: they may differ, and it is said."""
+
+
+def may_differ(config: Config) -> tuple[str, ...]:
+    """Keys with which a run can be continued other than they were."""
+    stop = config.training.stop
+    watched = stop is not None and stop.by == "gold"
+    return (*_LOGGING, *ROUNDING, *(() if watched else ("eval",)))
 
 
 def identity_of(config: Config, data: Data, start: Start) -> dict[str, str]:
-    """SHA-256 by what it is of: data files, chat templates, the starting model, and the user's own code."""
-    found: dict[str, str] = {}
+    """SHA-256 by what it is of: data files, chat templates, the starting model, the models that give rewards and
+    values, and the user's own code."""
+    section = json.dumps(config.resolved().get(_HELD_OUT), sort_keys=True)
+    found = {_HELD_OUT: hashlib.sha256(section.encode()).hexdigest()}
     for name, dataset in data.named.items():
         found |= {f"{name}: file {i}": digest for i, (_, digest) in enumerate(dataset.report.files, 1)}
         if dataset.template_sha256 is not None:
             found[f"{name}: chat template"] = dataset.template_sha256
-    if start.path is not None and config.model.create is None:  # one from nothing follows from recipe and data
-        for key, folder in _folders(start.path).items():
-            found |= {f"{key}: {name}": digest for name, digest in _files_of(folder)}
+    for key, folder in _folders(config, start).items():
+        found |= {f"{key}: {path.name}": file_sha256(path) for path in _files_of(folder)}
     return found | {key: file_sha256(place) for key, place in _code(config).items()}
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is no longer what it was; of what is held out, only where the recipe still asks for the same."""
+    other = before.get(_HELD_OUT) != now.get(_HELD_OUT)
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return [key for key in keys if not (other and key.partition(".")[0] == _HELD_OUT)]
 
 
 def places_of(config: Config, data: Data, start: Start) -> dict[str, str]:
@@ -36,29 +66,56 @@ def places_of(config: Config, data: Data, start: Start) -> dict[str, str]:
     for name, dataset in data.named.items():
         found |= {f"{name}: file {i}": path for i, (path, _) in enumerate(dataset.report.files, 1)}
         found[f"{name}: chat template"] = dataset.spec.chat_template or f"of the tokenizer in {start.path}"
-    if start.path is not None:
-        for key, folder in _folders(start.path).items():
-            found |= {f"{key}: {name}": str(folder / name) for name, _ in _files_of(folder)}
+    for key, folder in _folders(config, start).items():
+        found |= {f"{key}: {path.name}": str(path) for path in _files_of(folder)}
     return found | _code(config)
 
 
-def _folders(path: str) -> dict[str, Path]:
-    """The model's folder, and that of its base where it is an adapter."""
-    place = locate(path)
-    return {"model": find(path)} | ({"base": find(place.base)} if place.adapter is not None else {})
+def _folders(config: Config, start: Start) -> dict[str, Path]:
+    """Of every model that the recipe names; beside that of an adapter, that of its base."""
+    named = {} if start.path is None or config.model.create is not None else {"model": start.path}
+    if config.critic is not None and config.critic.path is not None:
+        named["critic.path"] = config.critic.path
+    named |= {key: path for key, spec in _rewards(config) if (path := _model_of(spec)) is not None}
+    found: dict[str, Path] = {}
+    for key, name in named.items():  # one made from nothing follows from recipe and data
+        try:
+            path = model_folder(name)
+            place = locate(path)
+            found[key] = find(path)
+        except GroError as error:
+            raise GroError(f"{key}: {error}") from error
+        if place.adapter is not None:
+            found["base" if key == "model" else f"{key}: base"] = find(place.base)
+    return found
 
 
-def _files_of(folder: Path) -> list[tuple[str, str]]:
-    """The model's files with their hashes; a folder that a run exported is known by its manifest."""
-    if (folder / MANIFEST).is_file():
-        return [(MANIFEST, file_sha256(folder / MANIFEST))]
-    paths = sorted(p for p in folder.iterdir() if p.suffix in _WEIGHTS and p.is_file())
-    return [(path.name, file_sha256(path)) for path in paths]
+def _model_of(spec: RewardSpec) -> str | None:
+    """The model that gives this reward in the trainer's own process; None where none does."""
+    if spec.name_or_path == "judge" and spec.params.get("base_url"):
+        return None
+    key = {"reward_model": "path", "judge": "model"}.get(str(spec.name_or_path))
+    return None if key is None or spec.params.get(key) is None else str(spec.params[key])
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The model's files."""
+    return sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
+
+
+def _rewards(config: Config) -> Iterator[tuple[str, RewardSpec]]:
+    """By their keys in the recipe."""
+    lists = {"rewards": config.rewards}
+    if config.eval is not None and config.eval.rewards is not None:
+        lists["eval.rewards"] = config.eval.rewards
+    for key, items in lists.items():
+        for i, item in enumerate(items):
+            yield f"{key}.{i}", RewardSpec.parse(item)
 
 
 def _code(config: Config) -> dict[str, str]:
     """Files of the user's own algorithm and rewards by their key."""
     places = {"algorithm": str(config.algorithm["name"])}
-    places |= {f"rewards.{i}": str(RewardSpec.parse(item).name_or_path) for i, item in enumerate(config.rewards)}
+    places |= {key: str(spec.name_or_path) for key, spec in _rewards(config)}
     found = {key: place.rpartition(":")[0] for key, place in places.items()}
     return {key: file for key, file in found.items() if file.endswith(".py") and Path(file).is_file()}

@@ -173,12 +173,16 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
 
 
 def _compared(before: Sequence[Sample], after: Sequence[Sample]) -> list[dict[str, Any]]:
-    """The same prompts answered before and after, as rows of a table; rewards of 0 and 1 become ✗ and ✓."""
+    """The same prompts answered before and after, as rows of a table; rewards of 0 and 1 become ✗ and ✓.
+
+    Where what is held out was changed on the way, those that are still in their places.
+    """
 
     def mark(reward: float | None) -> Any:
         return bool(reward) if reward in (0.0, 1.0) else "failed" if reward is None else reward
 
     return [
         {"prompt": prompt, "before": was, "reward before": mark(earned), "after": now, "reward after": mark(earns)}
-        for (prompt, was, earned), (_, now, earns) in zip(before, after, strict=True)
+        for (prompt, was, earned), (asked, now, earns) in zip(before, after, strict=False)
+        if prompt == asked
     ]

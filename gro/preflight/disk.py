@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from gro.assemble import MODEL, START
+from gro.assemble import MODEL, START, may_differ
 from gro.config import Config
 from gro.errors import GroError
 from gro.objective import Algorithm
@@ -111,10 +111,16 @@ def check_directory(config: Config) -> str | None:
         except EmptyRunError:  # which opening it puts right
             return f"{path} holds a run that was stopped at its very beginning; the same command begins it anew"
         with reader:
+            changes = "; ".join(differences(reader.config, config.resolved(), may_differ(config)))
             if reader.status == "finished":
-                if changes := differences(reader.config, config.resolved()):
-                    raise GroError(f"run: {path} holds a finished run of another recipe: {'; '.join(changes[:3])}")
+                if changes:
+                    raise GroError(f"run: {path} holds a finished run of another recipe: {changes}")
                 return f"{path} holds a finished run of this recipe; nothing is left to do"
+            if changes and reader.last_step is not None:
+                raise GroError(
+                    f"run: {path} holds another run: {changes}. Use the same settings to continue it, or choose "
+                    "another directory"
+                )
             said = f"{path} holds a run that is not finished; the same command continues it"
             return f"{said} (it is running now: {reader.owner})" if reader.status == "running" else said
     if path.is_dir() and not (path / CONFIG).exists() and any(p for p in path.iterdir() if not p.name.startswith(".")):

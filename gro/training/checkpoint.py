@@ -119,7 +119,9 @@ class Carried:
             mine = {key.partition(": ")[2]: t for key, t in memory.items() if key.startswith(f"{who}: ")}
             descent.load(plain["updates"][who], mine)
         for name, reference in self._references().items():
-            reference.remember(_read(folder / f"{name}-known.safetensors"))
+            known = folder / f"{name}-known.safetensors"
+            if known.is_file():  # not where only this attempt measures against the start
+                reference.remember(_read(known))
         self.source.load(plain["source"])
         self.recorder.load(plain["recorder"])
         return Resumed(plain["step"], {name: float(value) for name, value in plain["state"].items()})

@@ -52,9 +52,9 @@ class Replay:
         self._part.receive(policy, step)
 
     def state(self) -> dict[str, Any]:
-        """The buffer in plain values, as a resumed run needs it."""
-        kept = [{"step": born, "group": asdict(group)} for born, group in self._kept]
-        return {"kept": kept, "part": self._part.state()}
+        """The buffer in plain values, as a resumed run needs it: without rows of files, which only rewards read."""
+        kept = [(born, replace(group, prompt=replace(group.prompt, row={}))) for born, group in self._kept]
+        return {"kept": [{"step": born, "group": asdict(group)} for born, group in kept], "part": self._part.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """The buffer as `state` gave it."""
