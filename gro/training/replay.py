@@ -36,7 +36,9 @@ class Replay:
 
     def draw(self, start: int, count: int, step: int) -> list[Group]:
         """Adds the part's groups numbered from `start`, and draws from all without putting back."""
-        self._kept.extend((step, group) for group in self._part.draw(start, count, step))
+        # Rewards have read the columns of the row, in which there may be what no state can hold, such as a time.
+        fresh = self._part.draw(start, count, step)
+        self._kept.extend((step, replace(group, prompt=replace(group.prompt, row={}))) for group in fresh)
         # Not the key of the prompts' order, or old places in it would come with certain places here.
         order = permutation(len(self._kept), ~self._seed, step)
         drawn = [self._kept[i] for i in sorted(order[: self._per_step or count].tolist())]
@@ -52,9 +54,9 @@ class Replay:
         self._part.receive(policy, step)
 
     def state(self) -> dict[str, Any]:
-        """The buffer in plain values, as a resumed run needs it: without rows of files, which only rewards read."""
-        kept = [(born, replace(group, prompt=replace(group.prompt, row={}))) for born, group in self._kept]
-        return {"kept": [{"step": born, "group": asdict(group)} for born, group in kept], "part": self._part.state()}
+        """The buffer in plain values, as a resumed run needs it."""
+        kept = [{"step": born, "group": asdict(group)} for born, group in self._kept]
+        return {"kept": kept, "part": self._part.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """The buffer as `state` gave it."""

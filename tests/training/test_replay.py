@@ -83,10 +83,17 @@ def test_a_resumed_buffer_goes_on_as_it_was() -> None:
     assert any(born < 4 for born in steps_of(taken[4]))
 
 
+def test_columns_of_rows_are_not_kept() -> None:
+    """In which there may be what no state can hold, such as a time; rewards have read them."""
+    source = replay(capacity=10, per_step=5)
+    assert all(group.prompt.row == {} for step in range(3) for group in source.take(step))
+    assert all(item["group"]["prompt"]["row"] == {} for item in source.state()["kept"])
+
+
 def test_a_part_of_a_mixture() -> None:
     source = Mixture([(replay(capacity=100, per_step=3), 0.5), (Offline(rows(9, "file"), 1), 0.5)], per_step=4)
-    counts = [Counter(g.prompt.row["from"] for g in source.take(step)) for step in range(3)]
-    assert counts == [{"online": 2, "file": 2}] + [{"online": 3, "file": 2}] * 2
+    counts = [Counter(g.completions[0].role for g in source.take(step)) for step in range(3)]
+    assert counts == [{"sample": 2, "target": 2}] + [{"sample": 3, "target": 2}] * 2
     assert source.observed["replay/groups"] == 6
     assert len(keys(replay(capacity=5).take(0))) == 2, "as many as are fresh"
 
