@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import shutil
 import signal
@@ -162,6 +163,7 @@ def test_check_says_what_train_will_do(folder: Path) -> None:
     assert cli("train", path, *fine).code == 0
     for command in ("check", "train"):
         assert "nothing is left to do" in cli(command, path).out
+        _refused(cli(command, path, "training.steps=8"), "holds a finished run", "training.steps: 2 → 8")
 
 
 @pytest.mark.fault("C3")
@@ -195,3 +197,16 @@ def test_a_replay_buffer_of_rows_that_json_does_not_have(folder: Path) -> None:
     assert cli("train", whole).code == 0
     one, two = ((folder / name / "model" / "model.safetensors").read_bytes() for name in ("replayed", "replayed-whole"))
     assert one == two
+
+
+@pytest.mark.fault("D3")
+def test_rows_that_are_left_out_are_listed_with_what_json_does_not_have(folder: Path) -> None:
+    when = datetime.datetime(2020, 1, 2, 3, 4)
+    rows = [{"prompt": f"{i}+0=" if i else None, "completion": str(i), "when": when, "raw": b"\xff"} for i in range(9)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "bad.parquet")
+    data = {"path": str(folder / "bad.parquet"), "on_bad": "skip"}
+    path = recipe(folder / "left.yaml", model=str(folder / "sft"), algorithm="sft", offline=data, training={"steps": 1})
+    done = cli("train", path)
+    assert done.code == 0, done.err
+    (line,) = (folder / "left" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["row"] == {"prompt": None, "completion": "0", "when": str(when), "raw": "b'\\xff'"}

@@ -51,7 +51,8 @@ def _finished(config: Config) -> str | None:
     except GroError:  # of another version, or killed while the database was made: opening it says so, or puts it right
         return None
     Run.tidy(path)
-    return f"{shown(path)} holds a finished run of this recipe (last step {last}); nothing is left to do"
+    steps = "" if last is None else f" (last step {last})"  # none is its own where it is made of several runs
+    return f"{shown(path)} holds a finished run of this recipe{steps}; nothing is left to do"
 
 
 @contextmanager

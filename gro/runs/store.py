@@ -174,8 +174,8 @@ class Run:
         return file
 
     def reject(self, row: Mapping[str, Any]) -> None:
-        """Append a skipped data row, with the reason, to rejected.jsonl."""
-        files.append_json_line(self.path / REJECTED, row)
+        """Append a skipped data row, with the reason, to rejected.jsonl; what JSON does not have (a time) as text."""
+        files.append_json_line(self.path / REJECTED, _worded(row))
 
     # The end
 
@@ -221,9 +221,10 @@ class Run:
         """Refuse a finished run and a run with other settings."""
         if finished := self._database.one("SELECT value FROM meta WHERE key = 'finished'"):
             when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(json.loads(finished)["time"]))
+            changes = "; ".join(differences(before, config, may_differ))
             raise GroError(
-                f"{self.path} holds a finished run (last step {self.last_step}, finished {when}); "
-                "choose another directory"
+                f"{self.path} holds a finished run (last step {self.last_step}, finished {when})"
+                f"{changes and ' of other settings: ' + changes}; choose another directory"
             )
         started = self.last_step is not None or any((self.path / name).exists() for name in (CHECKPOINTS, STATE))
         if started and (changes := differences(before, config, may_differ)):
@@ -267,6 +268,15 @@ class Run:
 def _sweep(directory: Path) -> list[Path]:
     """Of the run itself; runs inside it are swept when they are opened."""
     return [path for name in ("", CHECKPOINTS, STATE, FAILURES) for path in files.sweep(directory / name)]
+
+
+def _worded(value: Any) -> Any:
+    """A value of a data file, with text in the place of what JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): _worded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_worded(item) for item in value]
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
 def _create(directory: Path) -> None:
