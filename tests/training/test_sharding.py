@@ -356,6 +356,7 @@ def test_a_state_is_gone_on_from_to_the_bit(each: tuple[Path, list[dict[str, Any
 
 @pytest.mark.fault("X4")
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # fourteen processes import torch, one after the other on a busy machine
 def test_on_other_processes_a_state_is_refused_or_asked_for(tmp_path: Path) -> None:
     """Of two processes, then on four, on groups of two among four, on four with all weights each, and on one."""
     (tmp_path / "two").mkdir()
