@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from gro.assemble import start_at
 from gro.config import load_config
-from gro.jobs.reward_model import load_reward_model, turned_round
+from gro.jobs.fitting import turned_round
+from gro.jobs.reward_model import load_reward_model
 from gro.policy.reward_model import RewardModel
 from gro.runs import RunReader
 from gro.types import Completion, Group, Prompt

@@ -15,7 +15,7 @@ from gro.algorithms import build
 from gro.assemble import MODEL, START, Start, load_policy
 from gro.config import Config
 from gro.evaluation.overopt_settings import OveroptSettings, ProxySize
-from gro.jobs.reward_model import as_read
+from gro.jobs.fitting import as_read
 from gro.policy.create import create_model
 from gro.policy.reward_model import RewardModel
 from gro.policy.spec import ARCHITECTURES, CreateSpec

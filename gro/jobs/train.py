@@ -14,9 +14,7 @@ from gro.assemble import (
     MODEL,
     build_algorithm,
     cut,
-    in_step,
     learning_of,
-    load_data,
     load_policy,
     longest_offline,
     needs_start,
@@ -26,30 +24,22 @@ from gro.assemble import (
 from gro.config import Config
 from gro.engines.base import Engine
 from gro.engines.local import LocalEngine
+from gro.evaluation.heldout import HeldOut
 from gro.jobs.budgeting import with_budget
 from gro.jobs.evaluate import Sample, held_out_of, samples_of
-from gro.jobs.interrupts import Interrupts
-from gro.jobs.launch import followed, job_of, nowhere, quiet_console
+from gro.jobs.launch import nowhere
 from gro.jobs.reward_model import run_reward_model
 from gro.jobs.running import (
-    check_identity,
-    continue_or_begin,
-    is_finished,
     keeper_of,
-    note_data,
-    run_of,
-    start_together,
-    tell_results,
 )
-from gro.preflight import preflight, say
+from gro.jobs.work import Begun, Work, begin, carry_out
+from gro.policy.policy import Policy
+from gro.preflight import preflight
 from gro.rewards import Rewards
 from gro.runs.progress import progress
-from gro.runs.store import Run
-from gro.runs.terminal import console as patient_console
 from gro.training.checkpoint import Carried, export
 from gro.training.loop import Resumed, train
 from gro.training.prepare import Reference
-from gro.training.processes import Processes
 from gro.training.recording import Recorder
 from gro.training.shared import SharedEngine, shared
 
@@ -58,89 +48,86 @@ def run_training(config: Config, *, console: Console | None = None) -> Path:
     """Trains by a recipe, a policy or a reward model; returns the run directory, in which the model is exported."""
     if build_algorithm(config).scores:
         return run_reward_model(config, console=console)
-    with job_of(config) as job:
-        console = console or (patient_console() if job.processes.first else quiet_console())
-        if not is_finished(config, console, job.processes):
-            with run_of(config, console, job) as (run, interrupts):
-                _train(followed(config, job), run, console, interrupts, in_step(config, job.processes))
-        path = Path(config.run).expanduser().absolute()
-        if job.processes.first:
-            tell_results(path, console)
-    return path
+    return carry_out(config, _train, console)
 
 
-def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, processes: Processes) -> None:
-    algorithm = build_algorithm(config)
-    say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
-    state = continue_or_begin(run, console, processes)
-    start = start_together(config, run, processes)
-    assert start.path is not None
-    data = load_data(config, start, run)
-    check_identity(run, config, data, start, processes)
-    note_data(run, data)
+def _train(work: Work) -> None:
+    begun = begin(work)
     with ExitStack() as stack:
+        recorder, held_out, policy = _learn(work, begun, stack)
+    export(policy, work.run.path / MODEL, work.processes)
+    if not work.processes.first:
+        return
+    work.run.finish(
+        algorithm=begun.algorithm.name,
+        formula="\n".join(formula(begun.algorithm)),
+        alarms=recorder.count_alarms() or "none",
+        before=recorder.evaluations.get(0, {}),
+        after=recorder.evaluations[max(recorder.evaluations)] if recorder.evaluations else {},
+        samples=_compared(work.run.kept("before") or [], samples_of(held_out)),
+    )
 
-        def open_rewards(specs: Sequence[Any]) -> Rewards:
-            return stack.enter_context(rewards_of(config, specs, start.tokenizer, run))
 
-        found = preflight(config, start, data, console, open_rewards=open_rewards)
-        sampling, rewards = found.sampling, found.rewards.get("rewards")
-        judges = found.rewards.get("eval.rewards", rewards)
-        stream = None if processes.first else nowhere()
-        show = stack.enter_context(progress(config.training.steps, algorithm.name, stream))
-        policy = load_policy(config, start.path)
-        snapshot = Reference(policy.snapshot(), processes) if needs_start(config, algorithm, data) else None
-        config = with_budget(config, run, console, policy, algorithm, data, processes)
-        if cut(config, policy) and snapshot is not None:
-            snapshot.policy = policy.snapshot()  # cut likewise
-        learning = learning_of(config, policy, algorithm, processes)
-        # What is learnt against may follow the policy; what is measured stays relative to the start.
-        follows = config.training.refresh_reference > 0
-        reference = Reference(snapshot.policy, processes) if snapshot is not None and follows else snapshot
-        engine: Engine = LocalEngine.of(policy, slots=config.slots)
-        engine = engine if processes.size == 1 else SharedEngine(engine, processes)
-        held_out = None
-        if data.held_out is not None and config.eval is not None:
-            held_out = held_out_of(
-                config,
-                data.held_out.kind,
-                found.held_out,
-                policy,
-                snapshot,
-                engine,
-                None if judges is None else shared(judges, processes),
-                sampling,
-                show.generating,
-                processes,
-            )
-        recorder = Recorder(
-            run,
-            show,
+def _learn(work: Work, begun: Begun, stack: ExitStack) -> tuple[Recorder, HeldOut | None, Policy]:
+    """Everything between the checks and the result; what is opened is closed with the stack."""
+    run, processes, algorithm, data = work.run, work.processes, begun.algorithm, begun.data
+
+    def open_rewards(specs: Sequence[Any]) -> Rewards:
+        return stack.enter_context(rewards_of(work.config, specs, begun.start.tokenizer, run))
+
+    found = preflight(work.config, begun.start, data, work.console, open_rewards=open_rewards)
+    sampling, rewards = found.sampling, found.rewards.get("rewards")
+    judges = found.rewards.get("eval.rewards", rewards)
+    stream = None if processes.first else nowhere()
+    show = stack.enter_context(progress(work.config.training.steps, algorithm.name, stream))
+    config, policy, start = _models(work, begun)
+    learning = learning_of(config, policy, algorithm, processes)
+    # What is learnt against may follow the policy; what is measured stays relative to the start.
+    follows = config.training.refresh_reference > 0
+    reference = Reference(start.policy, processes) if start is not None and follows else start
+    engine: Engine = LocalEngine.of(policy, slots=config.slots)
+    engine = engine if processes.size == 1 else SharedEngine(engine, processes)
+    held_out = None
+    if data.held_out is not None and config.eval is not None:
+        held_out = held_out_of(
+            config,
+            data.held_out.kind,
+            found.held_out,
             policy,
-            algorithm,
-            config.training,
-            snapshot,
-            restricted=sampling.top_p < 1 or sampling.top_k > 0,
-            ranges=rewards.ranges if rewards is not None else None,
-        )
-        source = source_of(config, data, engine, rewards, sampling, algorithm, show.generating, processes)
-        references = {"start": snapshot, "reference": reference}
-        carried = Carried(
-            policy,
-            source,
-            recorder,
-            learning.descents,
-            learning.critic,
-            {name: found for name, found in references.items() if found is not None},
+            start,
+            engine,
+            None if judges is None else shared(judges, processes),
+            sampling,
+            show.generating,
             processes,
-            config.distributed.elastic,
         )
-        keep = keeper_of(config, run, carried, interrupts)
-        resumed = Resumed() if state is None else carried.load(state)
-        if state is None:
-            recorder.evaluated(0, held_out.metrics if held_out else None)
-            run.keep("before", samples_of(held_out))
-        stack.enter_context(interrupts.patient())
+    recorder = Recorder(
+        run,
+        show,
+        policy,
+        algorithm,
+        config.training,
+        start,
+        restricted=sampling.top_p < 1 or sampling.top_k > 0,
+        ranges=rewards.ranges if rewards is not None else None,
+    )
+    source = source_of(config, data, engine, rewards, sampling, algorithm, show.generating, processes)
+    carried = Carried(
+        policy,
+        source,
+        recorder,
+        learning.descents,
+        learning.critic,
+        {name: known for name, known in {"start": start, "reference": reference}.items() if known is not None},
+        processes,
+        config.distributed.elastic,
+    )
+    keep = keeper_of(config, run, carried, work.interrupts)
+    resumed = Resumed() if begun.state is None else carried.load(begun.state)
+    if begun.state is None:
+        recorder.evaluated(0, held_out.metrics if held_out else None)
+        run.keep("before", samples_of(held_out))
+    with work.interrupts.patient():
         train(
             policy,
             source,
@@ -159,17 +146,20 @@ def _train(config: Config, run: Run, console: Console, interrupts: Interrupts, p
             processes=processes,
         )
         keep.finish()
-    export(policy, run.path / MODEL, processes)
-    if not processes.first:
-        return
-    run.finish(
-        algorithm=algorithm.name,
-        formula="\n".join(formula(algorithm)),
-        alarms=recorder.count_alarms() or "none",
-        before=recorder.evaluations.get(0, {}),
-        after=recorder.evaluations[max(recorder.evaluations)] if recorder.evaluations else {},
-        samples=_compared(run.kept("before") or [], samples_of(held_out)),
-    )
+    return recorder, held_out, policy
+
+
+def _models(work: Work, begun: Begun) -> tuple[Config, Policy, Reference | None]:
+    """(the recipe with the number of tokens that fit, the policy, a frozen copy of it where one is needed)."""
+    assert begun.start.path is not None
+    policy = load_policy(work.config, begun.start.path)
+    start = None
+    if needs_start(work.config, begun.algorithm, begun.data):
+        start = Reference(policy.snapshot(), work.processes)
+    config = with_budget(work.config, work.run, work.console, policy, begun.algorithm, begun.data, work.processes)
+    if cut(config, policy) and start is not None:
+        start.policy = policy.snapshot()  # cut likewise
+    return config, policy, start
 
 
 def _compared(before: Sequence[Sample], after: Sequence[Sample]) -> list[dict[str, Any]]:
