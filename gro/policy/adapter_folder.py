@@ -108,6 +108,8 @@ def write(folder: Path, adapter: Adapter, model: PreTrainedModel, more: Mapping[
         config.task_type = "SEQ_CLS"
         config.modules_to_save = sorted({name.rpartition(".")[0] for name in more})
     config.inference_mode = True
+    if not isinstance(config.target_modules, str):  # a set, whose order is another one in every process
+        config.target_modules = sorted(config.target_modules or ())  # type: ignore[assignment]
     config.save_pretrained(str(folder))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _in_file(model, more).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

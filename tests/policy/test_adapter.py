@@ -431,6 +431,14 @@ def test_export(arch: str, tied: bool, tmp_path: Path) -> None:
     assert torch.equal(scores(reference), expected)
 
 
+def test_what_is_written_does_not_depend_on_the_order_of_a_set(tmp_path: Path) -> None:
+    """peft keeps targets in a set, which every process orders otherwise; a run knows its start by the file's hash."""
+    adapted(settings=LoraSettings(rank=2)).save(tmp_path)
+    targets = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) == 7
+    assert targets == sorted(targets)
+
+
 def test_export_rounds_once_to_the_type_of_the_weights(tmp_path: Path) -> None:
     policy = adapted(dtype=torch.bfloat16)
     move(policy, by=0.1)
