@@ -265,22 +265,24 @@ FAULTS: dict[str, Fault] = {
     # --- several processes ---
     "X1": Fault(
         "One of several processes dies, raises or hangs.",
-        "All end within 30 seconds, naming it and its error.",
+        "All end within 30 seconds, naming it and its error; the same command continues to the same bits. A reward "
+        "that hangs is ended at its own limit.",
     ),
     "X2": Fault(
-        "Processes with different settings, data, seeds or library versions.",
-        "Refused at the start, naming what differs.",
+        "Processes with different settings, data, seeds, library versions or numbers of threads.",
+        "Refused before the first step, naming what differs and in which two.",
     ),
     "X3": Fault(
-        "Uneven batches, NaN in one process, a full disk in one.",
-        "All processes take the same decision.",
+        "Uneven batches, fewer prompts than processes, NaN in one process, a full disk in one.",
+        "All processes take the same decision, and stop with the same message.",
     ),
     "X4": Fault(
         "Resuming with another number of processes.",
-        "Exact or refused, never roughly.",
+        "Refused, with both numbers; with `distributed.elastic: true` it goes on, equal up to rounding, and says so.",
     ),
     "X5": Fault(
-        "A rollout worker that dies, a rollout that never returns.",
-        "It is given out again and counted; a step is not silently short.",
+        "A rollout worker that dies, a rollout that never returns, a step that is short of completions.",
+        "Completions are sampled by the training processes themselves, so that losing one is X1; losing a reward "
+        "process is R4 and R5. Every step has the same completions on one, two and three processes.",
     ),
 }

@@ -18,6 +18,8 @@ def main() -> None:
     """Entry point: errors meant for the user end with their message, not with a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if "RANK" in os.environ:  # what a lost connection means is said by gro, and without frames of C++
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.showwarning = _warn
     from gro.runs.terminal import patient_stdout
 

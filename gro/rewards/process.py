@@ -9,6 +9,7 @@ politely and without its children, unpickles what the reward sends, and imports 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pickle
@@ -60,17 +61,20 @@ class WorkerProcess:
         path = dict.fromkeys([*(os.path.abspath(entry) for entry in sys.path), home])
         ours = isinstance(setup.place, str) and setup.place in NAMED
         environment = {k: v for k, v in os.environ.items() if not ours or k.startswith(_HARMLESS)}
+        alive, self._alive = os.pipe()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno()), *path],
                 stdin=subprocess.DEVNULL,
                 stdout=printer,
                 stderr=printer,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), alive),
                 start_new_session=True,  # Ctrl-C is for the trainer; and the session can be killed as a whole
                 env=environment | {MARK: self._mark},
             )
         os.close(printer)
+        _ends_with_us(alive, self._process.pid)
+        os.close(alive)
         _running[self._mark] = (os.getpid(), self._process.pid)
         self.post(pickle.dumps(setup), patience=10.0)
 
@@ -154,6 +158,7 @@ class WorkerProcess:
         _running.pop(self._mark, None)
         _kill_marked(self._mark)
         self.channel.close()
+        os.close(self._alive)
         with contextlib.suppress(OSError):
             self.drain()
         os.close(self.output)
@@ -187,6 +192,16 @@ def _ending(status: int | None) -> str:
     with contextlib.suppress(ValueError):
         return f"was killed by {signal.Signals(-status).name}"
     return f"was killed by signal {-status}"
+
+
+def _ends_with_us(pipe: int, group: int) -> None:
+    """Let the kernel kill a process group when this process is gone, and nobody can write into this pipe any more.
+
+    Otherwise a call that hangs would go on for as long as its limit (`gro.rewards.worker`)."""
+    if hasattr(fcntl, "F_SETSIG"):  # Linux
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, -group)
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _kill_marked(mark: str) -> None:

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -73,10 +74,11 @@ class Watchdog:
         failure = self.cause_of(error)
         if error is None:
             self._tell(f"gro/done/{self.processes.rank}", "1")
-        elif failure is None:
-            self._tell(
-                "gro/failed", f"process {self.processes.rank} on {socket.gethostname()} stopped: {_words(error)}"
-            )
+        elif self.failure is None:
+            here = f"process {self.processes.rank} on {socket.gethostname()}"
+            self._tell("gro/failed", f"{here} stopped: {_words(error)}")
+            if self.processes.first and not _agent_keeps_store():
+                time.sleep(2 * INTERVAL)  # the store ends with this process: the others shall have heard
         self._over.set()
         for thread in self._threads:
             thread.join(GRACE)
@@ -160,10 +162,15 @@ def meeting_point() -> Store:
     return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
 
 
+def _agent_keeps_store() -> bool:
+    """Whether torchrun keeps the store, and not the first process."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def _host_of_store() -> str:
     """Who keeps the store."""
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    if _agent_keeps_store():
         return f"torchrun, where the processes meet ({where}),"
     return f"process 0, where the processes meet ({where}),"
 
