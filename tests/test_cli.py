@@ -436,7 +436,8 @@ def test_a_reward_that_breaks_later_stops_the_run(wrong: str, expected: str, wor
     )
     done = cli("train", online(work, rewards=[f"{work}/mine.py:late"], reward_time_limit=0.5, training={"steps": 3}))
     message = refused(done)
-    assert "failed on 16 of 16 completions (100%; the run stops above 50%)" in message
+    assert "error: step 2: reward 'late' failed on 16 of 16 completions (100%; the run stops above 50%)" in message
+    assert "an update on" not in message
     assert expected in message
     assert len(done.steps) == 1
     files = list((work / "online" / "failures").glob("reward-late-*.txt"))

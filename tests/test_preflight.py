@@ -505,6 +505,20 @@ def test_rewards_are_shown_with_the_texts(work: Path) -> None:
     assert "  '8<|im_end|>': exact_match 1; together 1" in done.out.splitlines()
 
 
+@pytest.mark.parametrize("command", ["check", "train"])
+def test_models_that_are_not_there_are_named_by_their_key(command: str, work: Path) -> None:
+    there = {"model": MODEL, "online": {"path": str(work / "sums.jsonl")}}
+    nowhere = str(work / "nowhere" / "at" / "all")
+    judged = {
+        "rewards": [{"reward": "exact_match", "column": "completion"}, {"reward": "reward_model", "path": nowhere}]
+    }
+    for key, keys in {"rewards.1": judged, "critic.path": {"critic": {"path": nowhere}}}.items():
+        path = recipe(work / "r.yaml", **({"algorithm": "ppo", "rewards": judged["rewards"][:1]} | there | keys))
+        done = cli(command, path)
+        assert done.code == 2
+        assert f"error: {key}: {nowhere} does not exist" in done.err
+
+
 def test_the_summary(work: Path) -> None:
     done = cli(
         "check", recipe(work / "r.yaml", model=MODEL, algorithm="sft", offline={"path": str(work / "sums.jsonl")})

@@ -3,7 +3,7 @@
 from gro.assemble.algorithm import build_algorithm
 from gro.assemble.data import Data, demonstrated, load_data, longest_offline, prompts_of
 from gro.assemble.distributed import cut, in_step
-from gro.assemble.identity import ROUNDING, changed, identity_of, may_differ, places_of
+from gro.assemble.identity import ROUNDING, changed, folders_of, identity_of, may_differ, places_of
 from gro.assemble.learning import Learning, critic_of, learner_of, learning_of, needs_start
 from gro.assemble.models import MODEL, START, Start, decoder, load_policy, model_folder, start_at, start_of
 from gro.assemble.rewards import evaluation_rewards, rewards_inside, rewards_of, sampling_of
@@ -24,6 +24,7 @@ __all__ = [
     "decoder",
     "demonstrated",
     "evaluation_rewards",
+    "folders_of",
     "identity_of",
     "in_step",
     "learner_of",

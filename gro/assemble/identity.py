@@ -48,7 +48,7 @@ def identity_of(config: Config, data: Data, start: Start) -> dict[str, str]:
         found |= {f"{name}: file {i}": digest for i, (_, digest) in enumerate(dataset.report.files, 1)}
         if dataset.template_sha256 is not None:
             found[f"{name}: chat template"] = dataset.template_sha256
-    for key, folder in _folders(config, start).items():
+    for key, folder in folders_of(config, start).items():
         found |= {f"{key}: {path.name}": file_sha256(path) for path in _files_of(folder)}
     return found | {key: file_sha256(place) for key, place in _code(config).items()}
 
@@ -66,13 +66,14 @@ def places_of(config: Config, data: Data, start: Start) -> dict[str, str]:
     for name, dataset in data.named.items():
         found |= {f"{name}: file {i}": path for i, (path, _) in enumerate(dataset.report.files, 1)}
         found[f"{name}: chat template"] = dataset.spec.chat_template or f"of the tokenizer in {start.path}"
-    for key, folder in _folders(config, start).items():
+    for key, folder in folders_of(config, start).items():
         found |= {f"{key}: {path.name}": str(path) for path in _files_of(folder)}
     return found | _code(config)
 
 
-def _folders(config: Config, start: Start) -> dict[str, Path]:
-    """Of every model that the recipe names; beside that of an adapter, that of its base."""
+def folders_of(config: Config, start: Start) -> dict[str, Path]:
+    """Of every model that the recipe names, beside that of an adapter that of its base; GroError naming the key where
+    there is none."""
     named = {} if start.path is None or config.model.create is not None else {"model": start.path}
     if config.critic is not None and config.critic.path is not None:
         named["critic.path"] = config.critic.path

@@ -17,6 +17,7 @@ from gro.assemble import (
     Start,
     build_algorithm,
     check_names,
+    folders_of,
     load_data,
     rewards_of,
     sampling_of,
@@ -100,6 +101,7 @@ def check(config: Config, console: Console) -> None:
     say(console, ": ".join(filter(None, (algorithm.name, algorithm.equation))), *formula(algorithm))
     told = check_directory(config)
     start = start_of(config)
+    folders_of(config, start)
     data = load_data(config, start)
     with ExitStack() as stack:
 

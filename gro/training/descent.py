@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from gro.errors import GroError
 from gro.policy.sharding import assign, own_part, whole_tensor
-from gro.training.finite import KEPT, fault_in_tensors
+from gro.training.finite import ADVICE, KEPT, fault_in_tensors
 from gro.training.processes import ALONE, Processes
 from gro.training.settings import Optimization
 
@@ -56,7 +56,7 @@ class Descent:
         if not math.isfinite(norm):
             worst = self._first_broken()
             self.abandon()
-            raise GroError(f"the gradient is not finite (first in {worst!r}); no weight was changed")
+            raise GroError(f"the gradient is not finite (first in {worst!r}); {KEPT}. {ADVICE}")
         self.optimizer.step()
         self.abandon()
         self.updates += 1

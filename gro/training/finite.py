@@ -97,7 +97,7 @@ def fault_in_loss(metrics: Mapping[str, float]) -> str:
 
 
 @contextmanager
-def in_step(step: int, groups: Sequence[Group]) -> Iterator[None]:
+def in_step(step: int, groups: Sequence[Group] = ()) -> Iterator[None]:
     """Says of what went wrong in which step (counted from 1) it was, and of which prompts where it does not say."""
     try:
         yield
@@ -105,5 +105,5 @@ def in_step(step: int, groups: Sequence[Group]) -> Iterator[None]:
         text = str(error)
         keys = [str(group.prompt.key) for group in groups]
         more = f" and {len(keys) - _MOST_NAMED} more" if len(keys) > _MOST_NAMED else ""
-        of = "" if "(prompt " in text else f" (an update on prompts {', '.join(keys[:_MOST_NAMED])}{more})"
+        of = "" if "(prompt " in text or not keys else f" (an update on prompts {', '.join(keys[:_MOST_NAMED])}{more})"
         raise GroError(f"step {step}: {text}{of}") from error

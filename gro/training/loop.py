@@ -96,7 +96,8 @@ def train(
         source.receive(policy, resumed.steps - 1)
     for step in range(resumed.steps, portions.steps):
         start = time.perf_counter()
-        groups = source.take(step)
+        with in_step(step + 1):
+            groups = source.take(step)
         taken = time.perf_counter()
         with in_step(step + 1, groups):
             minibatch, state = prepare(

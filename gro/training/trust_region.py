@@ -30,7 +30,7 @@ from gro.policy.packing import Pack
 from gro.policy.policy import Policy
 from gro.policy.probe import attention_of
 from gro.training.batching import Minibatch
-from gro.training.finite import KEPT, fault_in_loss, fault_in_weights
+from gro.training.finite import ADVICE, KEPT, fault_in_loss, fault_in_weights
 from gro.training.learner import Seen, Update, accumulate
 from gro.training.natural_gradient import (
     Product,
@@ -225,7 +225,7 @@ class TrustRegionLearner:
         norm = ascent_P.norm().item()
         if not math.isfinite(norm):
             worst = self.vector.broken(ascent_P)
-            raise GroError(f"the gradient is not finite (first in {worst!r}); no weight was changed")
+            raise GroError(f"the gradient is not finite (first in {worst!r}); {KEPT}. {ADVICE}")
         trial, residual = Trial(0.0, 0.0, 0.0, 0), 0.0
         if norm > 0:
             with _differentiable(self.policy.model):
