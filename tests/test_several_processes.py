@@ -1,32 +1,27 @@
-"""`gro train` in several processes: what happens when one of them fails, and that they do what one does."""
+"""`gro train` in several processes: what happens when one of them fails, or is not set up as the others."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from gro.runs import operations
 from several_ranks import Before, Ranks, finished, left_behind
 from torture.attempts import Ended, preload
-from torture.cases import CASES, Case, online, prepare
-from torture.cases import dpo as preferences
-from torture.compare import TIMES, differences
+from torture.cases import Case, online, prepare
+from torture.compare import differences
 
 LIMIT = 30.0
 """Seconds in which all must have ended once one has failed."""
@@ -43,6 +38,7 @@ def digits(completions, **columns):
 
 def patient(completions, trainer_state, **columns):
     while trainer_state.global_step >= 2 and PAUSE.exists():
+        PAUSE.with_name("waiting-" + os.environ.get("RANK", "0")).touch()
         time.sleep(0.02)
     return digits(completions)
 
@@ -286,6 +282,22 @@ def test_one_never_comes(agent: bool, job: Callable[[Case], Job]) -> None:
     assert words in _errors(first)[-1]
 
 
+@pytest.mark.fault("X1")
+def test_one_is_killed_before_they_have_met(job: Callable[[Case], Job]) -> None:
+    """Then torchrun asks the other to end, which waits where no handler could be run."""
+
+    def before() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    known = job(DIGITS)
+    with known.ranks(known.folder / "early", before={0: before}) as ranks:
+        first, second = ranks.finish(seconds=LIMIT)
+    assert first is not None
+    assert second is not None
+    assert first.killed
+    assert second.code in (-signal.SIGTERM, 2)
+
+
 @pytest.mark.fault("X1", "P3")
 @pytest.mark.parametrize("asked", [(0, 1), (1,)])
 def test_asked_to_stop_all_save_together(asked: tuple[int, ...], job: Callable[[Case], Job]) -> None:
@@ -343,16 +355,19 @@ def test_under_torchrun(job: Callable[[Case], Job], pause: Path) -> None:
     line += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "gro", *known.command(run)]
     environment = os.environ | {"GRO_TEST": mark, "GLOO_SOCKET_IFNAME": "lo"}
 
-    def started(state: str) -> subprocess.Popen[bytes]:
-        """torchrun, when this state is written and the next step waits for its rewards."""
+    def started() -> subprocess.Popen[bytes]:
+        """torchrun, when both processes wait for rewards in the third step."""
+        waiting = [known.base / f"waiting-{rank}" for rank in range(2)]
+        for file in waiting:
+            file.unlink(missing_ok=True)
         with log.open("wb") as out:
             one = subprocess.Popen(line, stdout=out, stderr=out, env=environment, cwd=known.folder)
-        while not (run / "state" / state).is_dir():
+        while not all(file.exists() for file in waiting):
             assert one.poll() is None, log.read_text()
             time.sleep(0.05)
         return one
 
-    agent = started("step-2")
+    agent = started()
     at = time.monotonic()
     os.kill(_pids(mark)[1], signal.SIGKILL)
     assert agent.wait() == 1
@@ -362,7 +377,7 @@ def test_under_torchrun(job: Callable[[Case], Job], pause: Path) -> None:
     assert re.search(r"rank\s*: 1 .*", said), "torchrun says it too"
     assert _gone(mark)
 
-    agent = started("step-2")
+    agent = started()
     os.kill(agent.pid, signal.SIGTERM)
     time.sleep(1.0)
     pause.unlink()
@@ -543,91 +558,3 @@ def test_another_number_of_processes(job: Callable[[Case], Job]) -> None:
                 assert f"here are {size}" in one.said
     found = differences(known.quiet, run)
     assert not any("rollouts" in line for line in found), "the same groups were learnt from"
-
-
-# --- several do what one does -----------------------------------------------------------------------------------------
-
-_HELD_OUT = {"data": {"path": "BASE/sums.jsonl", "start": 80}, "limit": 4, "samples": 3}
-EVERYTHING = Case(
-    "everything",
-    online,
-    {
-        "rewards": ["BASE/mine.py:digits", "BASE/mine.py:even"],
-        "reward_normalise": "each",
-        "resample": {"rounds": 2},
-        "prompts_per_step": 2,
-        "eval": _HELD_OUT,
-        "training": {"steps": 4, "eval_every": 2},
-    },
-)
-"""Of which two prompts a step are fewer than the processes."""
-
-
-def _that_learns(case: Case) -> Case:
-    """With rewards that vary: where there is no gradient but rounding, Adam makes steps of it."""
-    varied = {"grpo", "ppo-penalty"}
-    return replace(case, keys=case.keys | {"rewards": ["BASE/mine.py:digits"]}) if case.name in varied else case
-
-
-PARITY = {name: _that_learns(case) for name, case in CASES.items()} | {"everything": EVERYTHING}
-
-
-def _asked(run: Path, query: str) -> list[tuple[Any, ...]]:
-    """Of the run and of the runs inside it."""
-    found = []
-    for database in sorted(run.rglob("run.db")):
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            found += [(str(database.relative_to(run)), *row) for row in connection.execute(query)]
-    return found
-
-
-def _metrics(run: Path) -> dict[tuple[str, str, int], float]:
-    found = _asked(run, "SELECT name, step, value FROM metrics")
-    return {(place, name, step): value for place, name, step, value in found if name not in TIMES}
-
-
-def _rows(run: Path) -> list[tuple[Any, ...]]:
-    return _asked(run, "SELECT step, row, ids, role, reward, finish FROM rollouts ORDER BY step, row")
-
-
-def _weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(next((run / "model").glob("*.safetensors")))
-
-
-def check_parity(case: Case, base: Path) -> None:
-    """One, two and three processes: the same metrics, completions and weights.
-
-    In double precision, where the rounding of sums in another order is far from what it could hide.
-    """
-    folder = base.parent / f"parity-{case.name}"
-    folder.mkdir()
-    path = case.recipe(base, folder)
-    model = f"model={{path: {base}/sft, dtype: float64, lora: {'{rank: 4}' if 'lora' in case.name else 'null'}}}"
-    double = model if "path: BASE" in str(case.keys) or case.make in (online, preferences) else "model.dtype=float64"
-    runs = [folder / str(size) for size in (1, 2, 3)]
-    for size, run in enumerate(runs, 1):
-        command = [case.command, str(path), f"run={run}", double, "training.record_groups=99"]
-        finished(size, command, folder, name=run.name, agent=False)
-    alone, *others = ((_metrics(run), _rows(run), _weights(run)) for run in runs)
-    assert max(value for (_, name, _), value in alone[0].items() if name == "grad_norm") > 1e-4 or case.name == "trpo"
-    if case.make is online:
-        assert len({step for _, step, *_ in alone[1]}) >= 4, "completions were recorded"
-    for metrics, rows, weights in others:
-        assert metrics == pytest.approx(alone[0], rel=1e-4, abs=1e-6)
-        assert rows == alone[1], "no step is short, and every completion is the same"
-        assert weights.keys() == alone[2].keys()
-        for tensor_name, tensor in weights.items():
-            torch.testing.assert_close(tensor, alone[2][tensor_name], rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.fault("X5", "X3")
-@pytest.mark.parametrize("name", ["sft", "ppo", "everything"])
-def test_several_do_what_one_does(name: str, base: Path) -> None:
-    check_parity(PARITY[name], base)
-
-
-@pytest.mark.slow
-@pytest.mark.fault("X5", "X3")
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("sft", "ppo", "bfloat16")])
-def test_every_job_on_several_processes(name: str, base: Path) -> None:
-    check_parity(PARITY[name], base)

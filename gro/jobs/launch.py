@@ -67,6 +67,7 @@ def job_of(config: Config) -> Iterator[Job]:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
         processes = Processes.current()
+        watchdog.all_are_here()
         agree(processes, config, {})  # before they do anything together in which it would matter
         yield Job(processes, f"cuda:{local}" if cuda else None, watchdog)
         dist.barrier()  # nobody leaves while others still need it

@@ -64,9 +64,13 @@ class Watchdog:
         self._store.set(f"gro/who/{self.processes.rank}", f"{os.getpid()} {socket.gethostname()}")
         for thread in self._threads:
             thread.start()
+        return self
+
+    def all_are_here(self) -> None:
+        """From now on SIGTERM leaves time to say why.  Before, the main thread may wait in code that no handler can
+        interrupt, and nothing is lost."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, _end_soon)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

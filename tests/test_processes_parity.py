@@ -1,0 +1,117 @@
+"""One, two and three processes learn from the same completions and come to the same numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from several_ranks import finished
+from torture.attempts import preload
+from torture.cases import CASES, Case, online, prepare
+from torture.cases import dpo as preferences
+from torture.compare import TIMES
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, and a model that was taught the form of a sum."""
+    preload()
+    base = tmp_path_factory.mktemp("parity") / "base"
+    prepare(base)
+    return base
+
+
+_HELD_OUT = {"data": {"path": "BASE/sums.jsonl", "start": 80}, "limit": 4, "samples": 3}
+EVERYTHING = Case(
+    "everything",
+    online,
+    {
+        "rewards": ["BASE/mine.py:digits", "BASE/mine.py:even"],
+        "reward_normalise": "each",
+        "resample": {"rounds": 2},
+        "prompts_per_step": 2,
+        "eval": _HELD_OUT,
+        "training": {"steps": 4, "eval_every": 2},
+    },
+)
+"""Of which two prompts a step are fewer than the processes."""
+
+
+def _that_learns(case: Case) -> Case:
+    """With rewards that vary: where there is no gradient but rounding, Adam makes steps of it."""
+    varied = {"grpo", "ppo-penalty"}
+    return replace(case, keys=case.keys | {"rewards": ["BASE/mine.py:digits"]}) if case.name in varied else case
+
+
+PARITY = {name: _that_learns(case) for name, case in CASES.items()} | {"everything": EVERYTHING}
+
+
+def _asked(run: Path, query: str) -> list[tuple[Any, ...]]:
+    """Of the run and of the runs inside it."""
+    found = []
+    for database in sorted(run.rglob("run.db")):
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            found += [(str(database.relative_to(run)), *row) for row in connection.execute(query)]
+    return found
+
+
+def _metrics(run: Path) -> dict[tuple[str, str, int], float]:
+    found = _asked(run, "SELECT name, step, value FROM metrics")
+    missing = math.inf
+    return {(p, name, step): missing if value is None else value for p, name, step, value in found if name not in TIMES}
+
+
+def _rows(run: Path) -> list[tuple[Any, ...]]:
+    return _asked(run, "SELECT step, row, ids, role, reward, finish FROM rollouts ORDER BY step, row")
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(next((run / "model").glob("*.safetensors")))
+
+
+def check_parity(case: Case, base: Path) -> None:
+    """One, two and three processes: the same metrics, completions and weights.
+
+    In double precision, where the rounding of sums in another order is far from what it could hide.
+    """
+    folder = base.parent / f"parity-{case.name}"
+    folder.mkdir()
+    path = case.recipe(base, folder)
+    model = f"model={{path: {base}/sft, dtype: float64, lora: {'{rank: 4}' if 'lora' in case.name else 'null'}}}"
+    double = model if "path: BASE" in str(case.keys) or case.make in (online, preferences) else "model.dtype=float64"
+    runs = [folder / str(size) for size in (1, 2, 3)]
+    for size, run in enumerate(runs, 1):
+        command = [case.command, str(path), f"run={run}", double, "training.record_groups=99"]
+        finished(size, command, folder, name=run.name, agent=False)
+    alone, *others = ((_metrics(run), _rows(run), _weights(run)) for run in runs)
+    moved = [value for (_, name, _), value in alone[0].items() if name in ("grad_norm", "trust_region/improvement")]
+    assert max(moved) > 1e-4, "something is learnt"
+    if case.make is online:
+        assert len({step for _, step, *_ in alone[1]}) > 1, "completions were recorded"
+    for metrics, rows, weights in others:
+        assert metrics == pytest.approx(alone[0], rel=1e-4, abs=1e-6)
+        assert rows == alone[1], "no step is short, and every completion is the same"
+        assert weights.keys() == alone[2].keys()
+        for tensor_name, tensor in weights.items():
+            torch.testing.assert_close(tensor, alone[2][tensor_name], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.fault("X5", "X3")
+@pytest.mark.parametrize("name", ["sft", "ppo", "everything"])
+def test_several_do_what_one_does(name: str, base: Path) -> None:
+    check_parity(PARITY[name], base)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("X5", "X3")
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("sft", "ppo", "bfloat16")])
+def test_every_job_on_several_processes(name: str, base: Path) -> None:
+    check_parity(PARITY[name], base)
