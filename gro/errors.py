@@ -14,6 +14,11 @@ class GroError(ValueError):
 class Interrupted(BaseException):
     """Somebody asked a job to stop, and the same command goes on with it.  The message says from where."""
 
+    def __init__(self, why: str, *, saved: bool = False) -> None:
+        """saved: the state was written first, and the message is complete."""
+        super().__init__(why)
+        self.saved = saved
+
 
 class DataError(GroError):
     """Something wrong in a data file: where it is, what was found there, what was expected, how to put it right.

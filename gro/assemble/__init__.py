@@ -2,7 +2,7 @@
 
 from gro.assemble.algorithm import build_algorithm
 from gro.assemble.data import Data, demonstrated, load_data, longest_offline, prompts_of
-from gro.assemble.distributed import cut, in_step
+from gro.assemble.distributed import cut, lockstep_of
 from gro.assemble.identity import ROUNDING, changed, folders_of, identity_of, may_differ, places_of
 from gro.assemble.learning import Learning, critic_of, learner_of, learning_of, needs_start
 from gro.assemble.models import MODEL, START, Start, decoder, load_policy, model_folder, start_at, start_of
@@ -26,11 +26,11 @@ __all__ = [
     "evaluation_rewards",
     "folders_of",
     "identity_of",
-    "in_step",
     "learner_of",
     "learning_of",
     "load_data",
     "load_policy",
+    "lockstep_of",
     "longest_offline",
     "may_differ",
     "model_folder",

@@ -23,6 +23,6 @@ def cut(config: Config, policy: Policy) -> bool:
     return True
 
 
-def in_step(config: Config, processes: Processes) -> Processes:
+def lockstep_of(config: Config, processes: Processes) -> Processes:
     """The processes as they work where the recipe cuts weights: each takes part in every pass of the others."""
     return replace(processes, lockstep=processes.size > 1 and config.distributed.shard != 1)

@@ -67,7 +67,7 @@ def run_of(config: Config, console: Console, job: Job = SOLE) -> Iterator[tuple[
             try:
                 yield run, interrupts
             except Interrupted as why:
-                if interrupts.asked is None or "saved" not in str(why):
+                if not why.saved:
                     states = files.complete_directories(run.path / STATE, PREFIX)
                     goes_on = f"continues after step {_step(states[0])}" if states else "begins anew"
                     raise Interrupted(f"{why}: {shown(run.path)} is not finished; the same command {goes_on}") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gro.algorithms.describe import formula
-from gro.assemble import Data, Start, build_algorithm, in_step, load_data
+from gro.assemble import Data, Start, build_algorithm, load_data, lockstep_of
 from gro.config import Config
 from gro.jobs.interrupts import Interrupts
 from gro.jobs.launch import followed, job_of, quiet_console
@@ -58,7 +58,7 @@ def carry_out(config: Config, train: Callable[[Work], None], console: Console | 
         console = console or (patient_console() if job.processes.first else quiet_console())
         if not is_finished(config, console, job.processes):
             with run_of(config, console, job) as (run, interrupts):
-                train(Work(followed(config, job), run, console, interrupts, in_step(config, job.processes)))
+                train(Work(followed(config, job), run, console, interrupts, lockstep_of(config, job.processes)))
         path = Path(config.run).expanduser().absolute()
         if job.processes.first:
             tell_results(path, console)
