@@ -179,7 +179,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.started = True
             kept = [(k, v) for k, v in message.get("headers", []) if k.decode().lower() not in HEADERS]
-            message = message | {"headers": kept + [(k.encode(), v.encode()) for k, v in HEADERS.items()]}
+            message = {**message, "headers": [*kept, *((k.encode(), v.encode()) for k, v in HEADERS.items())]}
         await self._send(message)
 
 
