@@ -81,7 +81,7 @@ export function legend(option, range) {
   }
   const full = scale === "ratio" ? { low: stops[0], high: stops[stops.length - 1] } : range;
   const boxes = [...new Set(stops)].map((value) => {
-    const box = el("li", { class: "heat" }, text(value, scale));
+    const box = el("li", { class: "heat" }, text(scale === "flag" || scale === "state" ? value : Number(value.toPrecision(3)), scale));
     paint(box, heat(value, scale, full));
     return box;
   });
