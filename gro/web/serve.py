@@ -57,6 +57,7 @@ def listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(("127.0.0.1", port))
+        listening.listen(128)  # who opens the address at once waits, and is not refused
     except (OSError, OverflowError) as e:
         listening.close()
         why = getattr(e, "strerror", None) or e

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,16 +80,12 @@ def test_a_body_of_a_gigabyte_costs_no_memory(server, chunked):
     piece = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(start)
-        try:
+        with suppress(OSError):
             while sent < 1 << 30:
                 connection.sendall(piece)
                 sent += len(piece)
-        except OSError:
-            pass
-        try:
+        with suppress(OSError):  # reset while we were still sending: what it said may be lost on the way
             answer = connection.recv(4096)
-        except OSError:  # reset while we were still sending: what it said is lost on the way
-            pass
     assert sent < 64 << 20
     assert not answer or b" 413 " in answer.split(b"\r\n")[0]
     assert memory(server) - before < 10 << 20
@@ -104,7 +101,7 @@ def test_what_is_told_to_be_too_large_is_refused_at_once(server):
 
 @pytest.mark.fault("W7")
 def test_a_head_without_end_is_refused(server):
-    answer = raw(server, b"GET / HTTP/1.1\r\n" + b"X-A: " + b"a" * 200_000)
+    answer = raw(server, b"GET / HTTP/1.1\r\n" + b"X-A: " + b"a" * 20_000)
     assert answer.startswith(b"HTTP/1.1 400")
 
 

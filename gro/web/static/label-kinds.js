@@ -8,15 +8,16 @@
 import { el } from "./base.js";
 
 const title = (place, side = "") => el("div", { class: "head" }, el("strong", {}, side || `${place + 1}`), el("span", { class: "badge" }));
+const better = (side) => [side, el("span", { class: "wide" }, " is better")];
 const button = (text, key, onclick, props = {}) => el("button", { onclick, ...props }, text, " ", el("kbd", {}, key));
 
 const pairs = {
   start: () => ({}),
   head: (place) => el("div", { class: "head" }, el("strong", {}, place ? "Right" : "Left")),
   buttons: (context) => [
-    button("Left is better", "←", () => context().send({ choice: 0 }), { class: "main", id: "left" }),
+    button(better("Left"), "←", () => context().send({ choice: 0 }), { class: "main", id: "left" }),
     button("Tie", "↓", () => context().send({ choice: "tie" }), { id: "tie" }),
-    button("Right is better", "→", () => context().send({ choice: 1 }), { class: "main", id: "right" }),
+    button(better("Right"), "→", () => context().send({ choice: 1 }), { class: "main", id: "right" }),
   ],
   key(key, { send }) {
     const choice = { ArrowLeft: 0, ArrowRight: 1, ArrowDown: "tie", t: "tie" }[key];

@@ -205,13 +205,23 @@ function link(text, i, depth) {
   if (text[open] !== "[") return null;
   const middle = text.slice(open, open + FAR).indexOf("](");
   if (middle < 0) return null;
-  const close = text.slice(open + middle, open + middle + FAR).indexOf(")");
-  if (close < 0) return null;
+  const close = balanced(text.slice(open + middle + 1, open + middle + FAR)) + 1;
+  if (close === 0) return null;
   const words = text.slice(open + 1, open + middle);
   const address = text.slice(open + middle + 2, open + middle + close);
   const node = el("span", { class: "inert", title: picture ? "a picture, not loaded" : "a link, not followed" },
     inline(words, depth + 1), el("span", { class: "address" }, " (", plain(address), ")"));
   return [node, open + middle + close + 1];
+}
+
+// Where the parenthesis that the text begins with is closed, or -1.
+function balanced(text) {
+  let level = 0;
+  for (let i = 0; i < text.length; i++) {
+    if (text[i] === "(") level++;
+    else if (text[i] === ")" && --level === 0) return i;
+  }
+  return -1;
 }
 
 function marked(text, i, depth) {
