@@ -16,6 +16,8 @@ from gro.errors import GroError
 
 SECONDS = 300.0
 """The longest answer: a large model has to be read from disk first."""
+IDLE_SECONDS = 300.0
+"""After so long without a question the worker ends, and its memory is free."""
 
 
 class Asking:
@@ -26,8 +28,8 @@ class Asking:
     [0.6, 0.2, ...]
     """
 
-    def __init__(self, run: Path, device: str = "cpu", seconds: float = SECONDS) -> None:
-        self.run, self.device, self.seconds = run, device, seconds
+    def __init__(self, run: Path, device: str = "cpu", seconds: float = SECONDS, idle: float = IDLE_SECONDS) -> None:
+        self.run, self.device, self.seconds, self.idle = run, device, seconds, idle
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._pending = b""
@@ -60,7 +62,7 @@ class Asking:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._end()
-            command = [sys.executable, "-m", "gro.web.inspect.worker", str(self.run), self.device]
+            command = [sys.executable, "-m", "gro.web.inspect.worker", str(self.run), self.device, str(self.idle)]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             self._pending = b""
         return self._process

@@ -1,4 +1,4 @@
-"""The process that has torch: `python -m gro.web.inspect.worker RUN`, one JSON object per line in and out.
+"""The process that has torch: `python -m gro.web.inspect.worker RUN DEVICE IDLE_SECONDS`, one JSON object per line in and out.
 
     {"id": 1, "do": "parts", "step": 4}                          the factors of every recorded coefficient of a step
     {"id": 2, "do": "actions", "step": 4, "row": 0, "at": 3}     the distributions in the state before a token
@@ -24,8 +24,6 @@ from gro.runs import RunReader
 from gro.web.inspect.actions import Models, state_of
 from gro.web.inspect.quantities import StepParts, parts_of
 from gro.web.inspect.stored import numbers
-
-IDLE_SECONDS = 300.0
 
 
 class Worker:
@@ -108,7 +106,7 @@ def plain_parts(found: StepParts) -> dict[str, Any]:
     }
 
 
-def main(run: Path, device: str, out: TextIO, idle: float = IDLE_SECONDS) -> None:
+def main(run: Path, device: str, out: TextIO, idle: float) -> None:
     """Answers line by line until the input ends or nobody asks any more."""
     worker = Worker(run, device)
     pending = b""
@@ -133,4 +131,4 @@ def main(run: Path, device: str, out: TextIO, idle: float = IDLE_SECONDS) -> Non
 if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not stand between the answers
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "cpu", answers)
+    main(Path(sys.argv[1]), sys.argv[2], answers, float(sys.argv[3]))
