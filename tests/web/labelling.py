@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import uvicorn
+
+from gro.web.app import create_app
 from gro.web.label.items import Item
+from gro.web.label.pages import routes
 from gro.web.label.store import Offered, Sent, Store
+from gro.web.serve import _config, listen
 
 
 def items(n: int, k: int = 2) -> list[Item]:
@@ -38,3 +46,19 @@ def prefer(store: Store, annotator: str, wanted: str) -> int:
     assert offered is not None
     place = next(i for i, c in enumerate(offered.completions) if str(c).startswith(wanted))
     return store.label(sent(offered, annotator, {"choice": place}))["label"]
+
+
+@contextmanager
+def site(store: Store, name: str = "anna") -> Iterator[str]:
+    """The page of a store, served from a thread of this process; its address with the token."""
+    listening = listen(0)
+    port = listening.getsockname()[1]
+    server = uvicorn.Server(_config(create_app(routes(store, name), token="secret", port=port)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port}/?token=secret"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()

@@ -1,6 +1,6 @@
 // The page of `gro label`: shows one item, takes one answer, and says what became of it.
 
-import { ApiError, api, el, get, keys, notice, replace } from "./base.js";
+import { api, el, get, keys, notice, replace } from "./base.js";
 import { KINDS } from "./label-kinds.js";
 import { markdown, plain } from "./text.js";
 
@@ -31,9 +31,19 @@ document.addEventListener("visibilitychange", () => watch(!document.hidden));
 
 // --- talking with the server ---
 
+function working(busy) {
+  state.busy = busy;
+  app.setAttribute("aria-busy", String(busy));
+  refresh();
+}
+
 async function load(from = "/api/label/next", body = {}) {
-  if (state.busy) return;
-  state.busy = true;
+  if (!state.busy) await follow(from, body);
+}
+
+// Shows what comes next; nothing can be pressed until it is there.
+async function follow(from = "/api/label/next", body = {}) {
+  working(true);
   try {
     const found = await api(from, { annotator: state.who, ...body });
     state.offered = found.item;
@@ -47,8 +57,7 @@ async function load(from = "/api/label/next", body = {}) {
   } catch (error) {
     notice(error.message, "bad");
   } finally {
-    state.busy = false;
-    refresh();
+    working(false);
   }
 }
 
@@ -62,22 +71,18 @@ async function send(answer) {
     key: same ? state.pending.key : crypto.randomUUID(), answer, rationale,
     seconds: Math.round(state.seconds * 10) / 10,
   };
-  state.busy = true;
-  refresh();
+  working(true);
   let saved = false;
   try {
     await persistently(state.pending);
     saved = true;
     notice("");
   } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
     notice(error.message.startsWith("not saved") ? error.message : `not saved: ${error.message}`, "bad");
     saved = error.status === 409; // somebody else's: nothing to save any more
-  } finally {
-    state.busy = false;
-    refresh();
   }
-  if (saved) await load();
+  if (saved) await follow();
+  else working(false);
 }
 
 // A request without an answer may or may not have arrived: it is sent again as it was, and counts once.
