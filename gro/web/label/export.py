@@ -103,7 +103,7 @@ def export(store: Store, form: str, *, each: bool = False) -> str:
 
 def _origin(item: Labelled, each: bool) -> dict[str, Any]:
     """Which texts were labelled, and by how many; of a single label by whom."""
-    origin: dict[str, Any] = {"item": item.id, "labels": len(item.labels)}
+    origin: dict[str, Any] = {"item": item.id, "people": len(item.labels)}
     if each:
         label = item.labels[0]
         origin |= {"annotator": label.annotator}
