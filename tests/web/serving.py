@@ -66,12 +66,16 @@ def chromium() -> Iterator[Any]:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
         pytest.skip("no playwright: pip install 'gro[dev]'")
-    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         except Error as error:
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}; playwright install chromium, or apt install chromium")
+            pytest.skip(
+                f"no browser: {str(error).splitlines()[0]}; playwright install chromium, or apt install chromium"
+            )
         try:
             yield browser
         finally:

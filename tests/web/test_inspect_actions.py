@@ -98,7 +98,10 @@ def test_the_weights_of_a_state_lie_over_the_start(tmp_path: Path) -> None:
     state = run / "state" / "step-1"
     state.mkdir(parents=True)
     try:
-        save_file({n: t + 0.125 if n.endswith("norm.weight") else t for n, t in tensors.items()}, state / "weights.safetensors")
+        save_file(
+            {n: t + 0.125 if n.endswith("norm.weight") else t for n, t in tensors.items()},
+            state / "weights.safetensors",
+        )
         record = records(run, 2)[0]
         found = worker.answer({"do": "actions", "step": 2, "row": record.row, "at": 0})
         assert (found["after"], found["from"]) == (1, "state/step-1")

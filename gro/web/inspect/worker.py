@@ -121,7 +121,9 @@ def main(run: Path, device: str, out: TextIO, idle: float) -> None:
                 answer: dict[str, Any] = {"answer": worker.answer(question)}
             except (GroError, OSError) as error:
                 answer = {"error": str(error)}
-            except Exception as error:  # a bug, or too little memory: the page gets a sentence and the terminal the rest
+            except (
+                Exception
+            ) as error:  # a bug, or too little memory: the page gets a sentence and the terminal the rest
                 traceback.print_exc()
                 answer = {"error": f"{type(error).__name__}: {error}"}
             out.write(json.dumps({"id": question["id"]} | answer) + "\n")

@@ -12,7 +12,8 @@ import { statePanel } from "./walk.js";
 const POLL = 5000;
 const places = {};
 const data = { run: null, step: null, rows: new Map(), parts: new Map(), partsError: new Map(), pending: false };
-let view = {};
+let view = {}; // what is on the page
+let target = {}; // what was asked for last, which may still be loading
 let drawing = 0;
 
 function fromAddress() {
@@ -34,7 +35,7 @@ export function address(v) {
 
 // Changes the view; a step from token to token does not fill the history.
 function go(changes, { quiet = false } = {}) {
-  const next = { ...view, ...changes };
+  const next = { ...target, ...changes };
   const hash = address(next);
   if (hash !== location.hash) history[quiet ? "replaceState" : "pushState"](null, "", hash);
   return show(next);
@@ -42,50 +43,57 @@ function go(changes, { quiet = false } = {}) {
 
 async function show(wanted) {
   const mine = ++drawing;
+  const app = document.getElementById("app");
+  target = wanted;
+  app.setAttribute("aria-busy", "true");
   try {
-    view = await settled(wanted);
-    if (mine !== drawing) return;
+    const found = await settled(wanted, mine);
+    if (!found) return;
+    target = view = found;
     const exact = address(view);
     if (exact !== location.hash) history.replaceState(null, "", exact);
     draw();
-    await more(mine);
+    app.setAttribute("aria-busy", "false");
+    await more();
   } catch (error) {
-    if (mine === drawing) notice(error.message, "bad");
+    if (mine !== drawing) return;
+    notice(error.message, "bad");
+    app.setAttribute("aria-busy", "false");
+    target = view;
   }
 }
 
-// The view with everything loaded that it needs, and with something where it says nothing or what is not there.
-async function settled(wanted) {
+// The view with everything loaded that it needs, and with something where it says nothing or what is not there; null
+// where another one was asked for meanwhile.
+async function settled(wanted, mine) {
   const next = { ...wanted };
   const steps = data.run.steps;
   if (!steps.includes(next.step)) {
     if (next.step !== null) notice(`no completions were recorded at step ${next.step}`);
     next.step = steps[steps.length - 1];
   }
-  if (data.step?.step !== next.step) {
-    data.step = await get(`/api/inspect/steps/${next.step}`);
-    data.rows.clear();
-  }
-  const all = data.step.groups.flatMap((group) => group.rows.map((row) => ({ ...row, group })));
-  let mine = all.find((row) => row.row === next.row);
-  if (!mine) mine = all[0];
-  next.row = mine.row;
-  const others = mine.group.rows.filter((row) => row.row !== next.row);
+  const other = data.step?.step !== next.step;
+  const step = other ? await get(`/api/inspect/steps/${next.step}`) : data.step;
+  const all = step.groups.flatMap((group) => group.rows.map((row) => ({ ...row, group })));
+  const chosen = all.find((row) => row.row === next.row) ?? all[0];
+  next.row = chosen.row;
+  const others = chosen.group.rows.filter((row) => row.row !== next.row);
   if (!others.some((row) => row.row === next.beside)) next.beside = null;
   if (next.beside === null) next.side = "a";
-  await Promise.all([next.row, next.beside].filter((row) => row !== null).map((row) => completion(next.step, row)));
-  const length = data.rows.get(next.side === "b" ? next.beside : next.row).tokens.length;
+  const rows = other ? new Map() : data.rows;
+  await Promise.all([next.row, next.beside].filter((row) => row !== null && !rows.has(row)).map(async (row) => {
+    rows.set(row, await get(`/api/inspect/steps/${next.step}/rows/${row}`));
+  }));
+  if (mine !== drawing) return null;
+  Object.assign(data, { step, rows });
+  const length = rows.get(next.side === "b" ? next.beside : next.row).tokens.length;
   if (next.at !== null) next.at = length ? Math.min(next.at, length - 1) : null;
   next.q = next.q ?? "coefficient";
   return next;
 }
 
-async function completion(step, row) {
-  if (!data.rows.has(row)) data.rows.set(row, await get(`/api/inspect/steps/${step}/rows/${row}`));
-}
-
 // What takes longer: the parts of the coefficients, which another process works out.
-async function more(mine) {
+async function more() {
   const step = view.step;
   if (!view.q.startsWith("term") || data.parts.has(step)) return;
   data.pending = true;
@@ -193,7 +201,7 @@ function drawState() {
 function walk(by) {
   const length = focused().tokens.length;
   if (!length) return;
-  const at = view.at === null ? (by > 0 ? 0 : length - 1) : Math.max(0, Math.min(length - 1, view.at + by));
+  const at = target.at === null ? (by > 0 ? 0 : length - 1) : Math.max(0, Math.min(length - 1, target.at + by));
   go({ at }, { quiet: true });
 }
 
@@ -211,7 +219,7 @@ function otherPrompt(by) {
 
 function otherStep(by) {
   const steps = data.run.steps;
-  const step = steps[steps.indexOf(view.step) + by];
+  const step = steps[steps.indexOf(target.step) + by];
   if (step !== undefined) go({ step, row: null, beside: null, at: null, side: "a" });
 }
 
@@ -290,8 +298,9 @@ async function start() {
     return;
   }
   keys(Object.fromEntries(KEYS.map(([key, , , action]) => [key, action])));
-  window.addEventListener("hashchange", () => show(fromAddress()));
-  window.addEventListener("popstate", () => show(fromAddress()));
+  for (const moved of ["hashchange", "popstate"]) { // of one move both may come
+    window.addEventListener(moved, () => { if (location.hash !== address(target)) show(fromAddress()); });
+  }
   await show(fromAddress());
   if (data.run.status === "running") setTimeout(refresh, POLL);
 }
