@@ -83,10 +83,11 @@ def _rows(path: str) -> Iterator[Item]:
             names = {"completions": "responses"} if "responses" in columns and "completions" not in columns else {}
             layouts[columns] = detect(columns, DataSpec(path, kind=kind, columns=names))
         example = parse_row(row, index, layouts[columns])
-        yield Item(_spoken(example.prompt or ()), [_spoken(c) for c in example.completions])
+        yield Item(spoken(example.prompt or ()), [spoken(c) for c in example.completions])
 
 
-def _spoken(text: Text) -> Spoken:
+def spoken(text: Text) -> Spoken:
+    """Plain text, or messages, as they stand in a file."""
     if text and isinstance(text[0], Turn):
         return [{"role": turn.role, "content": turn.content} for turn in text if isinstance(turn, Turn)]
     return "".join(piece.text for piece in text if not isinstance(piece, Turn))
