@@ -169,7 +169,7 @@ function bar(rationale = "") {
     el("div", { class: "row spread" },
       el("button", { id: "undo", onclick: undo }, "Undo ", el("kbd", {}, "u")),
       el("textarea", {
-        id: "rationale", placeholder: "Why? (r; Esc goes back)", "aria-label": "Rationale", maxlength: "20000", rows: "1",
+        id: "rationale", placeholder: "Why?", title: "r; Esc goes back", "aria-label": "Rationale", maxlength: "20000", rows: "1",
         onkeydown: (event) => event.key === "Escape" && event.target.blur(),
       }, rationale),
       el("button", { id: "skip", onclick: skip }, "Skip ", el("kbd", {}, "s"))));
