@@ -10,10 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jobs_on_sums import cli, dpo, online, sft, write_data
-
 from gro.runs import Run, RunReader
 from gro.runs.records import RolloutRecord
+from jobs_on_sums import cli, dpo, online, sft, write_data
 
 REWARD = "def letters(completions, **_):\n    return [sum(map(ord, c)) % 7 / 7 for c in completions]\n"
 

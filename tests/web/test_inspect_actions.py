@@ -82,7 +82,7 @@ def test_a_token_outside_the_top_is_added_and_ranked() -> None:
 def test_the_nearest_weights_are_taken_and_of_two_the_earlier(tmp_path: Path) -> None:
     found = [Weights(n, tmp_path / str(n), "model") for n in (0, 4, 10)]
     assert [nearest(found, after, tmp_path).after for after in (0, 2, 3, 7, 8, 99)] == [0, 0, 4, 4, 10, 10]
-    with pytest.raises(GroError, match="has no weights to load.*save_every"):
+    with pytest.raises(GroError, match=r"has no weights to load.*save_every"):
         nearest([], 3, tmp_path)
     with RunReader(trained("grpo")) as reader:
         assert [(w.after, w.kind) for w in saved(reader)] == [(0, "model"), (2, "model"), (3, "model")]
@@ -139,7 +139,8 @@ def test_the_worker_answers_refuses_dies_and_is_started_again(asking: Asking) ->
             asking.ask("actions", step=1, row=99, at=0)
         with pytest.raises(GroError, match="rollouts of step 77"):
             asking.ask("parts", step=77)
-        assert asking._process is first is not None
+        assert first is not None
+        assert asking._process is first
         first.kill()
         first.wait()
         assert len(asking.ask("actions", step=1, row=0, at=0)["policy"]) >= 50

@@ -173,12 +173,14 @@ def test_the_top_actions_and_which_was_taken(page: Any, server: Served) -> None:
     page.wait_for_selector(".actions tbody tr")
     rows = page.locator(".actions tbody tr")
     status, told = server.get(f"/api/inspect/steps/3/rows/{row.row}/actions/0")
-    assert status == 200 and rows.count() == len(told["ids"]) >= 50
+    assert status == 200
+    assert rows.count() == len(told["ids"]) >= 50
     assert page.locator(".actions thead th").all_inner_texts() == ["#", "token", "policy", "reference", "sampler"]
     first = rows.first.locator("td.policy .number").inner_text()
     assert float(first.split()[0]) == pytest.approx(100 * told["policy"][0], rel=0.01)
     taken = page.locator(".actions tr.taken")
-    assert taken.count() == 1 and "taken" in taken.inner_text()
+    assert taken.count() == 1
+    assert "taken" in taken.inner_text()
     assert taken.locator("td").first.inner_text() == str(told["rank"])
     assert (
         "checkpoints/step-2, after 2 updates, exactly the weights of this step" in page.locator("#whose").inner_text()
@@ -288,8 +290,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     ids = list(range(len(HOSTILE)))
     rows = [
         RolloutRecord(
-            group=index, row=index, prompt=text, prompt_ids=[index], completion=text, completion_ids=ids, reward=float(index),
-            rewards={text: 1.0, "<img src=x onerror=alert(2)>": None}, finish="stop",
+            group=index, row=index, prompt=text, prompt_ids=[index], completion=text, completion_ids=ids,
+            reward=float(index), rewards={text: 1.0, "<img src=x onerror=alert(2)>": None}, finish="stop",
             tokens={"logp": [-1.0] * len(ids), "coefficient": [0.5] * len(ids)},
         )
         for index, text in enumerate(HOSTILE)
@@ -317,9 +319,9 @@ def test_hostile_texts_stay_texts(page: Any, hostile: Served) -> None:
     ]
     parts = {"error": 0.0, "notes": list(HOSTILE), "terms": terms}
     actions = {
-        "ids": list(range(200)), "policy": [0.005] * 200, "reference": [0.005] * 200, "sampler": [0.005] * 200, "rank": 1,
-        "entropy": 1.0, "after": 0, "wanted": 0, "from": HOSTILE[3], "refreshed": False, "words": list(HOSTILE), "taken": 0,
-        "recorded": {},
+        "ids": list(range(200)), "policy": [0.005] * 200, "reference": [0.005] * 200, "sampler": [0.005] * 200,
+        "rank": 1, "entropy": 1.0, "after": 0, "wanted": 0, "from": HOSTILE[3], "refreshed": False,
+        "words": list(HOSTILE), "taken": 0, "recorded": {},
     }  # fmt: skip
     page.route("**/parts", lambda route: route.fulfill(json=parts))
     page.route("**/actions/*", lambda route: route.fulfill(json=actions))
@@ -331,8 +333,10 @@ def test_hostile_texts_stay_texts(page: Any, hostile: Served) -> None:
     assert page.locator("#part-prompts .clip").all_text_contents() == list(HOSTILE)
     shown = page.locator("#tokens-a .token").all_text_contents()
     plain = [text for text in HOSTILE if text.isprintable()]
-    assert len(plain) == 195 and set(plain) <= set(shown)
-    assert shown[-1].startswith("⟨001B⟩[2J⟨202E⟩<script>") and shown[-1].endswith("⟨2066⟩⟨200B⟩⟨0000⟩⟨FEFF⟩")
+    assert len(plain) == 195
+    assert set(plain) <= set(shown)
+    assert shown[-1].startswith("⟨001B⟩[2J⟨202E⟩<script>")
+    assert shown[-1].endswith("⟨2066⟩⟨200B⟩⟨0000⟩⟨FEFF⟩")
     for row in range(1, 200, 40):
         page.evaluate("row => { location.hash = `#step=1&row=${row}&at=${row}&q=logp&act=1`; }", row)
         page.wait_for_selector(f"[aria-label='Completion {row}']")
@@ -358,7 +362,8 @@ def test_hostile_texts_stay_texts(page: Any, hostile: Served) -> None:
     }
     assert page.locator("svg").count() == 1  # the curve
     own = f"http://127.0.0.1:{hostile.port}/"
-    assert asked and all(re.match(own + r"(inspect|static/|api/inspect/)", url) for url in asked), asked
+    assert asked
+    assert all(re.match(own + r"(inspect|static/|api/inspect/)", url) for url in asked), asked
 
 
 def test_a_run_that_goes_on_shows_its_new_steps(page: Any, tmp_path: Path) -> None:

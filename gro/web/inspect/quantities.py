@@ -18,7 +18,7 @@ from torch import Tensor
 from gro.errors import GroError
 from gro.evaluation.material import Material, recorded
 from gro.evaluation.microscope import Factors, decompose
-from gro.objective import Algorithm, Anchor, EntropyBonus, FromLoss, Term, counts
+from gro.objective import Algorithm, EntropyBonus, FromLoss, Term, counts
 from gro.objective.weights import ClippedRatio, TruncatedRatio
 from gro.runs import RunReader
 from gro.training.batching import Minibatch, collate
@@ -38,7 +38,7 @@ class TermParts:
     label: str
     rows: Mapping[int, Mapping[str, Tensor]]
     clips: bool
-    """Whether there is a factor `clip`: −1 below the lower bound, 1 above the upper, 2 past the dual bound, 0 inside."""
+    """Whether there is a factor `clip`: −1 below the lower bound, 0 inside, 1 above the upper, 2 past the dual one."""
     determined: bool
     """Whether the share is known: a term that pushes nothing here does not tell it."""
 
@@ -194,7 +194,7 @@ def _by_row(
         "slope": factor.slope_BT,
         "c": factor.c_BT,
     }
-    if _clips(term):
+    if isinstance(term, Term) and isinstance(term.weight, ClippedRatio | TruncatedRatio):
         all_BT["clip"] = _clip_state(term.weight, factor)
     rows: dict[int, dict[str, Tensor]] = {}
     for b, (place, name) in enumerate(zip(material.places, names, strict=True)):

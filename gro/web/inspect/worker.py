@@ -1,4 +1,6 @@
-"""The process that has torch: `python -m gro.web.inspect.worker RUN DEVICE IDLE_SECONDS`, one JSON object per line in and out.
+"""The process that has torch: one JSON object per line in and out.
+
+`python -m gro.web.inspect.worker RUN DEVICE IDLE_SECONDS`
 
     {"id": 1, "do": "parts", "step": 4}                          the factors of every recorded coefficient of a step
     {"id": 2, "do": "actions", "step": 4, "row": 0, "at": 3}     the distributions in the state before a token
