@@ -425,8 +425,7 @@ def stored_in(folder: Path) -> Store:
     return stored(folder)
 
 
-@pytest.mark.parametrize("width", [400, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
 def test_nothing_is_cut_off(browser, tmp_path, width, scheme):
     """No kind of page is wider than the window, and what has to be pressed is inside it."""
     for kind in ("pairs", "ranking", "score10"):

@@ -20,6 +20,15 @@ from jobs_on_sums import write_data, write_rows
 from tiny import tiny_model, tiny_tokenizer
 
 
+@pytest.fixture(params=["here", pytest.param("elsewhere", marks=pytest.mark.slow)])
+def process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, which has torch already, or in one of its own as the command does it."""
+    if request.param == "here":
+        work = {"samples": material._samples, "gaps": material._gaps}
+        monkeypatch.setattr(material, "_elsewhere", lambda what, **settings: work[what](settings))
+
+
+@pytest.mark.usefixtures("process")
 def test_fresh_samples_of_a_model(tmp_path):
     write_data(tmp_path)
     policy = Policy(tiny_model(layers=1), tiny_tokenizer())
@@ -34,6 +43,7 @@ def test_fresh_samples_of_a_model(tmp_path):
     store.close()
 
 
+@pytest.mark.usefixtures("process")
 def test_what_a_reward_model_is_least_certain_of_comes_first(tmp_path):
     torch.manual_seed(0)
     model = RewardModel.beside(Policy(tiny_model(layers=1), tiny_tokenizer()))

@@ -13,7 +13,7 @@ from jobs_on_sums import MODEL, cli, recipe, write_data
 from web.labelling import sent
 
 
-@pytest.mark.parametrize("form", ["preference", "ranking"])
+@pytest.mark.parametrize("form", ["preference", pytest.param("ranking", marks=pytest.mark.slow)])
 def test_labels_train_models(tmp_path, form):
     write_data(tmp_path)
     kind = "pairs" if form == "preference" else "ranking"

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -212,18 +211,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in ("\t", "\r", "\n"):
         return "'" + value
     return value
-
-
-def write(store: Store, form: str, output: Path, *, each: bool = False) -> int:
-    """Writes the file; returns the number of rows."""
-    from gro.runs import files
-
-    text = export(store, form, each=each)
-    files.write_text(output, text)
-    return (
-        len(json.loads(text))
-        if form == "label-studio"
-        else text.count("\r\n") - 1
-        if form == "csv"
-        else text.count("\n")
-    )

@@ -30,7 +30,7 @@ class Item:
     """
 
     prompt: Spoken
-    completions: list[Spoken]
+    completions: Sequence[Spoken]
 
     @property
     def id(self) -> str:
