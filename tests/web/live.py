@@ -43,7 +43,11 @@ class Server:
         parts = urlsplit(self.address)
         assert parts.port is not None
         self.port = parts.port
-        self._enter(parse_qs(parts.query)["token"][0])
+        try:
+            self._enter(parse_qs(parts.query)["token"][0])
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def _enter(self, token: str) -> None:
