@@ -27,6 +27,7 @@ SECTIONS = {
     "P": "Process and disk",
     "N": "Numbers",
     "X": "Several processes",
+    "W": "Pages in a browser",
 }
 """By the letter of a row's number, in order."""
 
@@ -284,5 +285,48 @@ FAULTS: dict[str, Fault] = {
         "A rollout worker that dies, a rollout that never returns, a step that is short of completions.",
         "Completions are sampled by the training processes themselves, so that losing one is X1; losing a reward "
         "process is R4 and R5. Every step has the same completions on one, two and three processes.",
+    ),
+    # --- pages in a browser ---
+    "W1": Fault(
+        "Two people get the same item; two tabs; a stale form.",
+        "An item is kept for who looks at it. A label from any other form is refused and not saved, and the page says "
+        "who has labelled it.",
+    ),
+    "W2": Fault(
+        "A double click, a request sent again after a timeout, a replayed one.",
+        "Each answer has a key: the same key is the same label.",
+    ),
+    "W3": Fault(
+        "The server is killed while people label; a full disk.",
+        "Every label that was acknowledged is on disk, synced before the reply; of any other the page says that it is "
+        "not saved.",
+    ),
+    "W4": Fault(
+        "Text of a model with scripts, event handlers, `javascript:` links, SVG, HTML in Markdown, control characters, "
+        "marks of direction, TeX macros.",
+        "It is text: nothing reads HTML, links lead nowhere, invisible characters are shown by number. A content "
+        "policy without inline script, and trusted types, stand behind that.",
+    ),
+    "W5": Fault(
+        "Requests from pages elsewhere: any method, forms, JSON sent as text, WebSockets.",
+        "Refused without an effect: token, origin, fetch metadata, JSON and a second secret are checked on every "
+        "method.",
+    ),
+    "W6": Fault(
+        "A name elsewhere that points at this machine; other addresses of it; other programs on it.",
+        "It listens on 127.0.0.1, answers to three names with its port, and asks for a random token even there.",
+    ),
+    "W7": Fault(
+        "A body of a gigabyte, a head that never ends or never comes, thousands of connections, deep JSON.",
+        "Refused, in bounded time and memory; the process that trains is another one.",
+    ),
+    "W8": Fault(
+        "Paths that lead outside; cells that a spreadsheet takes for formulas.",
+        "Not found; every cell is quoted, and such a one begins with an apostrophe.",
+    ),
+    "W9": Fault(
+        "A label that was made of other texts than those of the file now.",
+        "Items are known by the hashes of their texts, never by their place; a label keeps those hashes, and is not "
+        "exported with other texts.",
     ),
 }

@@ -25,6 +25,7 @@ LAYERS = [
     {"assemble"},
     {"preflight"},
     {"jobs"},
+    {"web"},
     {"quickstart"},
     {"cli"},
 ]

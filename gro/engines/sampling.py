@@ -73,7 +73,7 @@ def _race(mass_RK: Tensor, key_R: Tensor) -> Tensor:
     return (mass_RK / -uniforms(key_R, mass_RK.shape[1]).log()).argmax(-1)
 
 
-def _restricted(weight_RV: Tensor, sampling: Sampling) -> Tensor:
+def restricted(weight_RV: Tensor, sampling: Sampling) -> Tensor:
     """The weights with everything outside top-k and then top-p set to 0."""
     if 0 < sampling.top_k < weight_RV.shape[1]:
         least_R1 = weight_RV.topk(sampling.top_k).values[:, -1:]
@@ -118,7 +118,7 @@ def draw(logits_RV: Tensor, key_R: Tensor, position_R: Tensor, sampling: Samplin
         return token_R, scaled_RV.gather(1, token_R[:, None])[:, 0] - scaled_RV.logsumexp(-1)
 
     top_R1 = scaled_RV.amax(-1, keepdim=True)
-    weight_RV = _restricted((scaled_RV - top_R1).exp_(), sampling)
+    weight_RV = restricted((scaled_RV - top_R1).exp_(), sampling)
     # Race between blocks, then inside the winner: 2√V clocks instead of V, and the same distribution.
     rows, vocab = weight_RV.shape
     width = 2 ** round(math.log2(vocab) / 2)

@@ -1,0 +1,30 @@
+"""`gro inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gro.cli.app import app
+
+
+@app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(help="A run directory, finished or being trained.")],
+    port: Annotated[int, typer.Option(help="Of the page, on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 0,
+    device: Annotated[
+        str, typer.Option(help="Where probabilities are computed: cpu leaves a GPU to the training; cuda, auto.")
+    ] = "cpu",
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
+) -> None:
+    """Look inside a run, token by token, in the browser."""
+    from gro.web import serve
+    from gro.web.inspect.routes import Inspecting
+
+    inspecting = Inspecting(run, device)
+    try:
+        serve(inspecting.routes, port=port, path=inspecting.path, open_browser=browser)
+    finally:
+        inspecting.close()

@@ -1,0 +1,1 @@
+"""`gro inspect`: what happened to every token of a run, as a page."""

@@ -1,0 +1,98 @@
+"""What a run directory says of each token without a model: recorded quantities, and those that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from gro.runs.records import RolloutRecord
+
+Scale = Literal["signed", "positive", "negative", "ratio", "flag", "state"]
+"""signed: 0 is in the middle.  positive, negative: 0 is an end.  ratio: 1 is in the middle, by its logarithm.
+flag: yes or no.  state: −1, 0, 1 (and 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """One number per token that can be looked at."""
+
+    name: str
+    label: str
+    meaning: str
+    scale: Scale
+
+
+QUANTITIES = (
+    Quantity("coefficient", "coefficient c", "what the token's log-prob is multiplied by in the gradient", "signed"),
+    Quantity("advantage", "advantage A", "how much better than expected", "signed"),
+    Quantity("value", "value", "the critic's value of the state before the token", "signed"),
+    Quantity("return", "return", "what the critic learns here", "signed"),
+    Quantity("reward", "reward placement", "the reward stands at the last trained token", "signed"),
+    Quantity("logp", "log-prob, policy", "before the update, at the temperature of the sample", "negative"),
+    Quantity("old", "log-prob, old", "under the policy at the start of the step", "negative"),
+    Quantity("ref", "log-prob, reference", "under the reference policy", "negative"),
+    Quantity("sampler", "log-prob, sampler", "as the engine reported it when it sampled", "negative"),
+    Quantity("entropy", "entropy", "of the policy's distribution in this state, in nats", "positive"),
+    Quantity("ratio", "ratio to old", "exp(log-prob − old log-prob)", "ratio"),
+    Quantity("gap", "ratio to sampler", "exp(log-prob − the sampler's): 1 but for rounding and restriction", "ratio"),
+    Quantity("kl1", "KL to reference, k1", "u = log-prob − reference log-prob: unbiased, of either sign", "signed"),
+    Quantity("kl3", "KL to reference, k3", "e^−u − 1 + u: never negative", "positive"),
+    Quantity("trained", "loss mask", "whether the token carries loss", "flag"),
+)
+_STORED = ("coefficient", "advantage", "value", "return", "logp", "old", "ref", "sampler", "entropy", "trained")
+_MOST = 20.0
+"""Log-ratios beyond this are cut before they are exponentiated, as in the objective."""
+
+
+def quantities(record: RolloutRecord) -> dict[str, np.ndarray]:
+    """By name, one float64 per token; a quantity that the run does not know is left out.
+
+    >>> quantities(RolloutRecord(..., reward=1.0, tokens={"logp": [-1.0], "old": [-1.0]}))["ratio"]
+    array([1.])
+    """
+    found = {name: np.asarray(record.tokens[name], np.float64) for name in _STORED if name in record.tokens}
+    logp = found.get("logp")
+    if logp is not None:
+        for name, base in (("ratio", "old"), ("gap", "sampler")):
+            if base in found:
+                found[name] = np.exp(np.clip(logp - found[base], -_MOST, _MOST))
+        if "ref" in found:
+            u = logp - found["ref"]
+            found["kl1"] = u
+            found["kl3"] = np.expm1(np.clip(-u, -_MOST, _MOST)) + u
+    if record.reward is not None and record.role == "sample" and len(record.completion_ids):
+        found["reward"] = _placed(record)
+    return {q.name: found[q.name] for q in QUANTITIES if q.name in found}
+
+
+def _placed(record: RolloutRecord) -> np.ndarray:
+    """The reward at the last token that carries loss, and 0 elsewhere: nothing is paid on the way."""
+    length = len(record.completion_ids)
+    trained = np.asarray(record.tokens.get("trained", np.ones(length)), np.float64) > 0
+    placed = np.zeros(length)
+    if trained.any():
+        placed[np.flatnonzero(trained)[-1]] = record.reward
+    return placed
+
+
+def numbers(values: Sequence[float] | np.ndarray) -> list[float | None]:
+    """As JSON has them: what is not finite is null."""
+    return [float(v) if np.isfinite(v) else None for v in values]
+
+
+def summary_of(record: RolloutRecord) -> dict[str, Any]:
+    """A completion in a list of them."""
+    return {
+        "row": record.row,
+        "text": record.completion,
+        "role": record.role,
+        "reward": record.reward,
+        "rewards": dict(record.rewards),
+        "finish": record.finish,
+        "length": len(record.completion_ids),
+        "temperature": record.temperature,
+        "version": record.version,
+    }

@@ -1,0 +1,69 @@
+"""`gro label`: what is to be labelled is made before the server starts, so that the server needs no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gro.errors import GroError
+from gro.web.label.answers import kind_named
+from gro.web.label.items import read_items
+from gro.web.label.pages import routes
+from gro.web.label.store import Store, kind_of
+from gro.web.serve import serve
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the command was given."""
+
+    data: Path | None
+    labels: Path
+    kind: str | None = None
+    name: str = ""
+    per_item: int = 1
+    model: str | None = None
+    n: int = 2
+    limit: int | None = None
+    temperature: float = 1.0
+    max_new_tokens: int = 256
+    reward_model: Path | None = None
+    port: int = 0
+    seed: int = 0
+    browser: bool = True
+
+
+def run_label(asked: Asked) -> None:
+    """Prepares the labels' file and serves the page until Ctrl-C."""
+    store = prepare(asked)
+    try:
+        wanted, done = store.read("SELECT count(*), coalesce(sum(done > 0), 0) FROM items")[0]
+        print(f"{asked.labels}: {wanted} items to label as {store.kind.name}, {done} of them have labels")
+        serve(routes(store, asked.name), port=asked.port, open_browser=asked.browser)
+    finally:
+        store.close()
+
+
+def prepare(asked: Asked) -> Store:
+    """The store, with everything in it that is to be labelled."""
+    kind = kind_named(asked.kind or (kind_of(asked.labels).name if asked.labels.exists() else "pairs"))
+    if asked.data is None and (asked.model is not None or not asked.labels.exists()):
+        raise GroError("give a file of prompts with completions" if asked.model is None else "--model needs prompts")
+    if not asked.labels.absolute().parent.is_dir():
+        raise GroError(f"--labels: the folder {asked.labels.absolute().parent} does not exist")
+    data = asked.data
+    if asked.model is not None:
+        from gro.web.label.material import sampled
+
+        data = sampled(asked)
+    items, left_out = read_items(data, kind) if data is not None else ([], {})
+    for why, count in left_out.items():
+        print(f"left out: {count} {why}")
+    places = None
+    if asked.reward_model is not None:
+        from gro.web.label.material import least_certain_first
+
+        places = least_certain_first(asked.reward_model, items)
+    store = Store(asked.labels, kind.name, per_item=asked.per_item, seed=asked.seed)
+    store.add(items, places)
+    return store

@@ -1,0 +1,117 @@
+// One state of the token-level decision process: the prefix, what was done in it, and what else could have been done.
+
+import { el, get, replace } from "../base.js";
+import { text, visible } from "./heat.js";
+
+const WAIT = 120; // ms: who walks quickly asks for the last state only
+const answers = new Map();
+let asked = 0;
+
+export function statePanel(place, { step, row, at, act, prompt, known, walk, toggle, explain }) {
+  asked += 1;
+  if (at === null) {
+    replace(place, el("p", { class: "faint" }, "Choose a token, or walk with ← and →, to see its state."));
+    return;
+  }
+  const before = row.tokens.slice(0, at);
+  const actions = el("div", { id: "actions", "aria-live": "polite", "aria-busy": "false" });
+  replace(
+    place,
+    el("div", { class: "card" },
+      el("div", { class: "row spread" },
+        el("h2", { id: "state-title" }, `State ${at + 1} of ${row.tokens.length}, completion ${row.row}`),
+        el("span", { class: "row" },
+          el("button", { id: "walk-back", "aria-label": "Previous token", disabled: at === 0, onclick: () => walk(-1) }, "←"),
+          el("button", { id: "walk-on", "aria-label": "Next token", disabled: at === row.tokens.length - 1, onclick: () => walk(1) }, "→"))),
+      el("p", { class: "prefix", "aria-label": "Prefix" },
+        el("span", { class: "faint" }, prompt.map(visible).join("")), el("span", {}, before.map(visible).join("")),
+        el("mark", {}, visible(row.tokens[at]) || "∅")),
+      el("div", { class: "known" },
+        el("dl", { "aria-label": "Quantities of the token" },
+          el("div", {}, el("dt", {}, "token"), el("dd", {}, el("code", {}, visible(row.tokens[at])), ` id ${row.ids[at]}`)),
+          known.filter((one) => !one.part).map((one) =>
+            el("div", {}, el("dt", { title: one.meaning }, one.label), el("dd", {}, text(one.value, one.scale)))))),
+      partsTable(known.filter((one) => one.part)),
+      explain ? el("button", { id: "explain", onclick: explain }, "Work out the parts of c") : null,
+      el("button", { id: "act", "aria-expanded": act ? "true" : "false", "aria-controls": "actions", onclick: toggle },
+        act ? "Hide the actions" : "Show the top 50 actions"),
+      actions),
+  );
+  const list = place.querySelector(".prefix");
+  list.scrollTop = list.scrollHeight;
+  if (act) load(actions, `/api/inspect/steps/${step}/rows/${row.row}/actions/${at}`);
+}
+
+// The terms of c, one a line, each with its factors.
+function partsTable(parts) {
+  if (!parts.length) return null;
+  const names = [...new Map(parts.map((one) => [one.factor, one])).keys()];
+  const terms = [...new Set(parts.map((one) => one.term))];
+  const head = { share: "share", w: "w", v: "v", epsilon: "ε", u: "u", slope: "∂φ/∂ℓ", c: "product", clip: "clip" };
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Parts of the coefficient" },
+    el("table", { class: "parts" },
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "term"), names.map((name) => el("th", { scope: "col" }, head[name])))),
+      el("tbody", {}, terms.map((term) => {
+        const mine = new Map(parts.filter((one) => one.term === term).map((one) => [one.factor, one]));
+        return el("tr", {}, el("th", { scope: "row" }, `${term + 1}: ${mine.values().next().value.termLabel}`),
+          names.map((name) => el("td", {}, mine.has(name) ? text(mine.get(name).value, mine.get(name).scale) : "–")));
+      }))));
+}
+
+async function load(place, path) {
+  const mine = asked;
+  if (!answers.has(path)) {
+    replace(place, el("p", { class: "faint" }, "Asking the model; the first time it has to be loaded."));
+    place.setAttribute("aria-busy", "true");
+    await new Promise((done) => setTimeout(done, WAIT));
+    if (mine !== asked) return;
+    try {
+      answers.set(path, await get(path));
+    } catch (error) {
+      if (mine === asked) replace(place, el("p", { class: "bad", role: "alert" }, error.message));
+      place.setAttribute("aria-busy", "false");
+      return;
+    }
+  }
+  if (mine !== asked) return;
+  place.setAttribute("aria-busy", "false");
+  drawActions(place, answers.get(path));
+}
+
+function drawActions(place, found) {
+  const columns = [["policy", found.policy], ["reference", found.reference], ["sampler", found.sampler]];
+  const shown = columns.filter(([, values]) => values);
+  const away = Math.abs(found.after - found.wanted);
+  const where = found.from === "." ? "the run" : found.from;
+  const distance = away === 0 ? "exactly the weights of this step" : `${away} ${away === 1 ? "step" : "steps"} from those of this step`;
+  const recorded = found.recorded.logp;
+  replace(
+    place,
+    el("p", { class: "faint", id: "whose" }, `Weights: ${where}, after ${found.after} updates, ${distance}. `,
+      recorded === undefined || recorded === null ? null : `Recorded probability of the token taken: ${percent(recorded)}. `,
+      `It has rank ${found.rank}; the entropy is ${text(found.entropy)} nats.`,
+      found.refreshed ? " The reference was refreshed in this run; shown is the model it began with." : null,
+      found.reference ? null : " The model it began with is not here, so there is no reference."),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Top actions" },
+      el("table", { class: "actions" },
+        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "#"), el("th", { scope: "col" }, "token"),
+          shown.map(([name]) => el("th", { scope: "col" }, name)))),
+        el("tbody", {}, found.ids.map((id, index) => {
+          const taken = id === found.taken;
+          return el("tr", { class: taken ? "taken" : null, "aria-current": taken ? "true" : null },
+            el("td", {}, taken ? String(found.rank) : String(index + 1)),
+            el("th", { scope: "row" }, el("code", {}, visible(found.words[index]).replaceAll(" ", "␣") || "∅"), taken ? el("small", {}, " taken") : null),
+            shown.map(([name, values]) => el("td", { class: `p ${name}` }, bar(values[index]))));
+        })))),
+  );
+}
+
+function bar(value) {
+  const box = el("span", { class: "bar", "aria-hidden": "true" });
+  box.style.setProperty("--part", `${(100 * value).toFixed(2)}%`);
+  return [el("span", { class: "number" }, percent(value)), box];
+}
+
+function percent(value) {
+  return value === 0 ? "0" : value >= 1e-4 ? `${Number((100 * value).toPrecision(3))} %` : value.toExponential(1);
+}

@@ -1,0 +1,68 @@
+"""Runs to look at: tiny ones that were really trained, each made once, and one written by hand."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gro.runs import Run, RunReader
+from gro.runs.records import RolloutRecord
+from jobs_on_sums import cli, dpo, online, sft, write_data
+
+REWARD = "def letters(completions, **_):\n    return [sum(map(ord, c)) % 7 / 7 for c in completions]\n"
+
+
+@cache
+def folder() -> Path:
+    """With the data, and `sft` trained."""
+    made = Path(tempfile.mkdtemp(prefix="gro-inspect-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    write_data(made)
+    (made / "letters.py").write_text(REWARD)
+    _train(sft(made, training__steps=3))
+    return made
+
+
+@cache
+def trained(name: str) -> Path:
+    """A run: sft, grpo, ppo, gro, dpo.  grpo records half of its groups, has checkpoints and restricted samples."""
+    made = folder()
+    if name == "sft":
+        return made / "sft"
+    rewards = [{"reward": f"{made / 'letters.py'}:letters"}]
+    common: dict[str, Any] = {"rewards": rewards, "optimizer": {"learning_rate": 1e-2}, "training__steps": 3}
+    if name == "grpo":
+        sampling = {"max_new_tokens": 5, "temperature": 0.8, "top_p": 0.9, "top_k": 40}
+        more = {"sampling": sampling, "training__record_groups": 2, "training__save_every": 2}
+        _train(online(made, "grpo", **(common | more)))
+    elif name == "dpo":
+        _train(dpo(made, "dpo", eval=None, optimizer={"learning_rate": 1e-2}, training__steps=2))
+    else:
+        _train(online(made, name, algorithm=name, **common))
+    return made / name
+
+
+def _train(recipe: Path) -> None:
+    done = cli("train", recipe)
+    assert done.code == 0, done.err
+
+
+def written(path: Path, steps: Sequence[Sequence[RolloutRecord]], config: dict[str, Any] | None = None) -> Path:
+    """A run directory that holds these records at steps 1, 2, …"""
+    with Run.open(path, config or {"algorithm": {"name": "grpo"}}) as run:
+        for step, records in enumerate(steps, 1):
+            run.record_rollouts(step, records)
+            run.record(step, {"reward": step / 10})
+        run.finish()
+    return path
+
+
+def records(run: Path, step: int) -> list[RolloutRecord]:
+    """Those of a step."""
+    with RunReader(run) as reader:
+        return reader.rollouts(step)

@@ -1,0 +1,82 @@
+"""A page's server in this process, on a real port, and a browser for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.routing import BaseRoute
+
+from gro.web.app import create_app
+from gro.web.serve import _config, listen
+
+TOKEN = "the-token"
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where it is."""
+
+    port: int
+
+    def address(self, path: str, rest: str = "") -> str:
+        """What the terminal would print, with what stands behind # in `rest`."""
+        return f"http://127.0.0.1:{self.port}{path}?token={TOKEN}{rest}"
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Status and JSON."""
+        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}")
+        asked.add_header("cookie", f"gro_{self.port}={TOKEN}")
+        try:
+            with urllib.request.urlopen(asked, timeout=120) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as refused:
+            return refused.code, json.loads(refused.read())
+
+
+@contextmanager
+def served(routes: Sequence[BaseRoute]) -> Iterator[Served]:
+    """The application, until the block ends."""
+    listening = listen(0)
+    port = listening.getsockname()[1]
+    server = uvicorn.Server(_config(create_app(routes, token=TOKEN, port=port)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        yield Served(port)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listening.close()
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless browser; the test is skipped where there is none."""
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        pytest.skip("no playwright: pip install 'gro[dev]'")
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except Error as error:
+            pytest.skip(
+                f"no browser: {str(error).splitlines()[0]}; playwright install chromium, or apt install chromium"
+            )
+        try:
+            yield browser
+        finally:
+            browser.close()

@@ -1,0 +1,38 @@
+"""From labels to a reward model and to DPO, one command each."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gro.web.label.answers import KINDS
+from gro.web.label.items import read_items
+from gro.web.label.store import Store
+from jobs_on_sums import MODEL, cli, recipe, write_data
+from web.labelling import sent
+
+
+@pytest.mark.parametrize("form", ["preference", pytest.param("ranking", marks=pytest.mark.slow)])
+def test_labels_train_models(tmp_path, form):
+    write_data(tmp_path)
+    kind = "pairs" if form == "preference" else "ranking"
+    store = Store(tmp_path / "labels.db", kind)
+    store.add(read_items(tmp_path / "pairs.jsonl", KINDS[kind])[0][:12])
+    while (offered := store.offer("anna")) is not None:
+        right = [not str(c).endswith("!") for c in offered.completions]
+        answer = {"choice": right.index(True)} if kind == "pairs" else {"ranks": [2 - r for r in right]}
+        store.label(sent(offered, "anna", answer))
+    store.close()
+    done = cli("label-export", tmp_path / "labels.db", "--as", form, "-o", tmp_path / "labels.jsonl")
+    assert done.code == 0, done.err
+    assert len((tmp_path / "labels.jsonl").read_text().splitlines()) == 12
+    common = {"model": MODEL, "offline": {"path": str(tmp_path / "labels.jsonl")}}
+    name = "bradley_terry" if form == "preference" else "plackett_luce"
+    done = cli("reward-model", recipe(tmp_path / "rm.yaml", algorithm=name, **common))
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "rm" / "model" / "config.json").read_text())["architectures"]
+    if form == "preference":
+        done = cli("train", recipe(tmp_path / "dpo.yaml", algorithm="dpo", **common))
+        assert done.code == 0, done.err
+        assert len(done.steps) == 2
