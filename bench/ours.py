@@ -22,9 +22,10 @@ from gro.config import load_config
 from gro.engines.base import Sampling
 from gro.jobs import train
 from gro.policy.policy import Policy
+from gro.preflight import everything
 from gro.training.loop import Source
 from gro.training.recording import Recorder, StepResult
-from gro.training.sources import Order
+from gro.training.sources import Order, Stateless
 from gro.types import Completion, Group, Prompt
 
 JOB = Job.from_json(sys.argv[1])
@@ -91,8 +92,16 @@ class InTurn:
         """Passed on."""
         self.source.load(state)
 
+    def state(self) -> dict[str, Any]:
+        """Passed on."""
+        return self.source.state()
 
-class Replay:
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Passed on."""
+        self.source.load(state)
+
+
+class Replay(Stateless):
     """The groups that the peer sampled, with the rewards that it gave them."""
 
     def __init__(self, path: str) -> None:
@@ -134,7 +143,7 @@ class Reporting(Recorder):
         TURNS.note(**{k: v for k, v in result.updates[0].metrics.items() if k in kept})
 
 
-_source_of, _sampling_of = train.source_of, train.sampling_of
+_source_of, _sampling_of = train.source_of, everything.sampling_of
 
 
 def source_of(config: Any, data: Data, *rest: Any) -> InTurn:
@@ -160,7 +169,7 @@ def main() -> None:
     train.source_of = source_of  # type: ignore[assignment]
     train.Recorder = Reporting  # type: ignore[misc]
     if JOB.kind == "grpo":
-        train.sampling_of = endless
+        everything.sampling_of = endless
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(json.dumps(recipe(folder)))  # JSON is YAML

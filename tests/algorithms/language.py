@@ -25,6 +25,7 @@ from gro.training.prepare import Reference, score
 from gro.training.recording import Recorder, StepResult
 from gro.training.settings import Optimization, Portions
 from gro.training.shaping import best_against_worst, with_mismatches
+from gro.training.sources import Stateless
 from gro.training.trust_region import TrustRegionLearner
 from gro.types import Completion, Group, Prompt
 from tiny import tiny_model, tiny_tokenizer
@@ -134,7 +135,7 @@ class Silent(Recorder):
     def evaluated(self, step: int, evaluate: object) -> None: ...
 
 
-class Rows:
+class Rows(Stateless):
     """The groups of each step, by the algorithm's roles: pairs are drawn once and stay, as in a file."""
 
     observed: Mapping[str, float] = {}

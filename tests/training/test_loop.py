@@ -17,6 +17,7 @@ from gro.training.critic import CriticUpdate
 from gro.training.learner import Learner, Update
 from gro.training.loop import Warmup, train
 from gro.training.settings import Portions
+from gro.training.sources import Stateless
 from gro.types import Completion, Group, Prompt
 from tiny import tiny_model, tiny_tokenizer
 
@@ -24,7 +25,7 @@ POLICY = Policy(tiny_model(layers=1), tiny_tokenizer())
 
 
 @dataclass
-class Diary:
+class Diary(Stateless):
     """Source, learner and recorder in one."""
 
     name: str = "policy"

@@ -18,7 +18,7 @@ from gro.runs import Run
 from gro.runs.records import RolloutRecord
 from gro.web.inspect.routes import Inspecting
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 LONG = 60
 """Seconds for what loads a model, on a machine that has much else to do."""
 

@@ -17,6 +17,8 @@ from web.browser import launched
 from web.injections import RUN, injections
 from web.labelling import site, stored
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:

@@ -13,6 +13,8 @@ import pytest
 
 from web.live import Person, Server
 
+pytestmark = pytest.mark.slow
+
 
 def killed(folder: Path, people: int, labels: int, kills: int) -> tuple[int, int, int]:
     """Acknowledged labels, those lost, those there twice."""

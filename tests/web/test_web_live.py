@@ -17,6 +17,8 @@ from gro.errors import GroError
 from gro.web.serve import listen
 from web.live import Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
