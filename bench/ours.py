@@ -92,14 +92,6 @@ class InTurn:
         """Passed on."""
         self.source.load(state)
 
-    def state(self) -> dict[str, Any]:
-        """Passed on."""
-        return self.source.state()
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Passed on."""
-        self.source.load(state)
-
 
 class Replay(Stateless):
     """The groups that the peer sampled, with the rewards that it gave them."""
