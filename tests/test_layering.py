@@ -16,7 +16,7 @@ LAYERS = [
     {"conformance"},
     {"policy"},
     {"engines", "rewards", "data", "runs"},
-    {"judges"},
+    {"judges", "labels"},
     {"training"},
     {"evaluation"},
     {"recipe"},

@@ -68,9 +68,9 @@ def label_export(
     each: Annotated[bool, typer.Option(help="Each person's label, in place of what most say.")] = False,
 ) -> None:
     """Write labels as a data set: TRL's preference formats, Label Studio's JSON, or CSV."""
+    from gro.labels.export import export
+    from gro.labels.store import Store, kind_of
     from gro.runs import files
-    from gro.web.label.export import export
-    from gro.web.label.store import Store, kind_of
 
     store = Store(labels, kind_of(labels).name)
     try:

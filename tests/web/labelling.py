@@ -10,10 +10,10 @@ from typing import Any
 
 import uvicorn
 
+from gro.labels.items import Item
+from gro.labels.store import Offered, Sent, Store
 from gro.web.app import create_app
-from gro.web.label.items import Item
 from gro.web.label.pages import routes
-from gro.web.label.store import Offered, Sent, Store
 from gro.web.serve import _config, listen
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gro.web.label.items import Item
-from gro.web.label.store import Store
+from gro.labels.items import Item
+from gro.labels.store import Store
 from web.browser import launched
 from web.injections import RUN, injections
 from web.labelling import site, stored

@@ -19,10 +19,10 @@ from gro.data.layout import detect
 from gro.data.rows import Example, parse_row
 from gro.data.spec import DataSpec, Piece
 from gro.errors import GroError
-from gro.web.label.agreement import agreement, cohen, fleiss
-from gro.web.label.export import export, ratings
-from gro.web.label.items import Item
-from gro.web.label.store import Store
+from gro.labels.agreement import agreement, cohen, fleiss
+from gro.labels.export import export, ratings
+from gro.labels.items import Item
+from gro.labels.store import Store
 from web.labelling import items, prefer, say, stored
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from gro.errors import GroError
+from gro.labels.items import Item
 from gro.policy.policy import Policy
 from gro.policy.reward_model import RewardModel
 from gro.web.label import material
 from gro.web.label.command import Asked, prepare
-from gro.web.label.items import Item
 from jobs_on_sums import write_data, write_rows
 from tiny import tiny_model, tiny_tokenizer
 
@@ -77,5 +77,5 @@ def test_errors_of_the_other_process_are_ours(tmp_path):
 
 
 def test_the_server_never_imports_torch():
-    code = "import sys, gro.web.label.command, gro.web.label.export, gro.cli; assert 'torch' not in sys.modules"
+    code = "import sys, gro.web.label.command, gro.labels.export, gro.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

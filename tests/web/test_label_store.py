@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from gro.errors import GroError
-from gro.web.label.answers import KINDS, checked, worths
-from gro.web.label.items import Item, digest, read_items
-from gro.web.label.store import Conflict, NotSaved, Store, kind_of
+from gro.labels.answers import KINDS, checked, worths
+from gro.labels.items import Item, digest, read_items
+from gro.labels.store import Conflict, NotSaved, Store, kind_of
 from web.labelling import items, prefer, say, sent, stored
 
 

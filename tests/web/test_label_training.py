@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from gro.web.label.answers import KINDS
-from gro.web.label.items import read_items
-from gro.web.label.store import Store
+from gro.labels.answers import KINDS
+from gro.labels.items import read_items
+from gro.labels.store import Store
 from jobs_on_sums import MODEL, cli, recipe, write_data
 from web.labelling import sent
 

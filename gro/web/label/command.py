@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gro.errors import GroError
-from gro.web.label.answers import kind_named
-from gro.web.label.items import read_items
+from gro.labels.answers import kind_named
+from gro.labels.items import read_items
+from gro.labels.store import Store, kind_of
 from gro.web.label.pages import routes
-from gro.web.label.store import Store, kind_of
 from gro.web.serve import serve
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gro.errors import GroError
-from gro.web.label.items import Item
+from gro.labels.items import Item
 
 if TYPE_CHECKING:
     from gro.web.label.command import Asked
@@ -72,8 +72,8 @@ def _samples(settings: dict[str, Any]) -> None:
     from gro.data.rows import parse_row
     from gro.data.spec import DataSpec
     from gro.jobs.generate import Asked, generate_texts
+    from gro.labels.items import spoken
     from gro.runs import files
-    from gro.web.label.items import spoken
 
     model, output, n = settings.pop("model"), Path(settings.pop("output")), settings["n"]
     answers = [found.text for found in generate_texts(model, Asked(**settings))]

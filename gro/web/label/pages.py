@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gro.labels.agreement import agreement
+from gro.labels.answers import MOST_RATIONALE
+from gro.labels.export import ratings
+from gro.labels.store import Conflict, NotSaved, Sent, Store
 from gro.web.app import json_body, page
-from gro.web.label.agreement import agreement
-from gro.web.label.answers import MOST_RATIONALE
-from gro.web.label.export import ratings
-from gro.web.label.store import Conflict, NotSaved, Sent, Store
 
 MOST_NAME = 60
 

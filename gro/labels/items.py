@@ -16,7 +16,7 @@ from gro.data.layout import detect
 from gro.data.rows import parse_row
 from gro.data.spec import DataSpec, Kind, Text, Turn
 from gro.errors import DataError
-from gro.web.label.answers import Kind as Asking
+from gro.labels.answers import Kind as Asking
 
 Spoken = str | list[dict[str, str]]
 """Plain text, or messages."""

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from gro.errors import GroError
-from gro.web.label.answers import KINDS, Kind, checked, is_skip
-from gro.web.label.items import Item, digest
+from gro.labels.answers import KINDS, Kind, checked, is_skip
+from gro.labels.items import Item, digest
 
 VERSION = 1
 LEASE_SECONDS = 600.0

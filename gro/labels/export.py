@@ -13,10 +13,10 @@ from statistics import fmean
 from typing import Any
 
 from gro.errors import GroError, nearest
-from gro.web.label.agreement import Ratings
-from gro.web.label.answers import Kind, categories, worths
-from gro.web.label.items import Spoken, digest
-from gro.web.label.store import Store
+from gro.labels.agreement import Ratings
+from gro.labels.answers import Kind, categories, worths
+from gro.labels.items import Spoken, digest
+from gro.labels.store import Store
 
 FORMS = ("preference", "ranking", "unpaired", "rewarded", "label-studio", "csv")
 
