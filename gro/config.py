@@ -153,7 +153,7 @@ def _not_plain(value: Any, key: str = "", depth: int = 0) -> Iterator[str]:
         if left < 0 or depth > _DEEPEST:
             yield f"{key.split('.')[0]}: too large or nested too deeply for a recipe"
             return
-        place = f"{key}." if key else ""
+        place = f"{key}." if key or depth else ""  # a key may be empty
         if isinstance(value, Mapping):
             for name in value:
                 if isinstance(name, str) and name != encodable(name):

@@ -794,6 +794,7 @@ FEW = settings(max_examples=300, deadline=None, suppress_health_check=[HealthChe
 @given(mutated())
 @example(ONLINE | {"rewards": {"reward": 3}})
 @example(ONLINE | {"algorithm": {"name": ["grpo"]}})
+@example(ONLINE | {"": [b""]})
 def test_mutated_recipes_are_answered(recipe: dict[str, Any]) -> None:
     _answered(recipe)
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -210,3 +210,20 @@ def test_rows_that_are_left_out_are_listed_with_what_json_does_not_have(folder: 
     assert done.code == 0, done.err
     (line,) = (folder / "left" / "rejected.jsonl").read_text().splitlines()
     assert json.loads(line)["row"] == {"prompt": None, "completion": "0", "when": str(when), "raw": "b'\\xff'"}
+
+
+@pytest.mark.fault("P1")
+def test_a_finished_run_keeps_no_state_unless_it_is_asked_to(folder: Path) -> None:
+    """Also where it was killed between its end and the removal: the same command does it."""
+    keys = {"training": {"steps": 3, "resume_every": 1}}
+    path, state = sft(folder, "tidy", **keys), folder / "tidy" / "state"
+    with mock.patch("gro.jobs.work.forget_state", side_effect=SystemError("pulled the plug")), suppress(SystemError):
+        cli("train", path)
+    assert {p.name for p in state.iterdir()} == {"step-1", "step-2"}
+    done = cli("train", path, "training.keep_state=true")
+    assert "nothing is left to do" in done.out
+    assert state.is_dir()
+    assert "nothing is left to do" in cli("train", path).out
+    assert not state.exists()
+    assert cli("train", sft(folder, "bare", **keys)).code == 0
+    assert not (folder / "bare" / "state").exists()

@@ -21,8 +21,9 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja", ".txt")
 _HELD_OUT = "eval"
 """What is held out may be changed in the recipe, and then its content may, too."""
 _LOGGING = (
-    *("run", "training.save_every", "training.resume_every", "training.record_groups", "training.kl_every"),
-    *("training.alarms", "training.flat_steps", "reward_failure_stop_share", "distributed.elastic"),
+    *("run", "training.save_every", "training.resume_every", "training.keep_state", "training.record_groups"),
+    *("training.kl_every", "training.alarms", "training.flat_steps", "reward_failure_stop_share"),
+    "distributed.elastic",
 )
 """Keys that do not change results, or only whether the run is stopped: they may differ when it is continued."""
 ROUNDING = (

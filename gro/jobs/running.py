@@ -51,6 +51,7 @@ def _finished(config: Config) -> str | None:
     except GroError:  # of another version, or killed while the database was made: opening it says so, or puts it right
         return None
     Run.tidy(path)
+    forget_state(config)  # a kill may have come between the end and this
     steps = "" if last is None else f" (last step {last})"  # none is its own where it is made of several runs
     return f"{shown(path)} holds a finished run of this recipe{steps}; nothing is left to do"
 
@@ -122,6 +123,14 @@ def begin_anew(run: Run, console: Console) -> None:
         if (run.path / name).is_dir():
             files.remove_directory(run.path / name)
     (run.path / REJECTED).unlink(missing_ok=True)
+
+
+def forget_state(config: Config) -> None:
+    """What a finished run was continued from, and runs inside it, unless the recipe keeps it."""
+    if not config.training.keep_state:
+        for database in Path(config.run).expanduser().absolute().rglob(DATABASE):
+            if (database.parent / STATE).is_dir():
+                files.remove_directory(database.parent / STATE)
 
 
 def keeper_of(config: Config, run: Run, carried: Carried, interrupts: Interrupts) -> Keeper:

@@ -16,6 +16,7 @@ from gro.jobs.launch import followed, job_of, quiet_console
 from gro.jobs.running import (
     check_identity,
     continue_or_begin,
+    forget_state,
     is_finished,
     note_data,
     run_of,
@@ -59,6 +60,8 @@ def carry_out(config: Config, train: Callable[[Work], None], console: Console | 
         if not is_finished(config, console, job.processes):
             with run_of(config, console, job) as (run, interrupts):
                 train(Work(followed(config, job), run, console, interrupts, lockstep_of(config, job.processes)))
+                if job.processes.first:
+                    forget_state(config)
         path = Path(config.run).expanduser().absolute()
         if job.processes.first:
             tell_results(path, console)

@@ -134,6 +134,8 @@ class Portions:
     resume_every: Count | None = None
     """Every so many steps everything is written that the same command needs to continue an interrupted run; None: when
     ten minutes have passed since."""
+    keep_state: bool = False
+    """Keep that of a run that is finished, too.  It holds the optimizer's memory: as a rule three times the weights."""
     record_groups: Index = 4
     """Groups of each step kept in the run with their per-token quantities."""
     flat_steps: Count = 25

@@ -222,7 +222,7 @@ def test_a_new_run_is_on_the_disk_with_its_settings_and_failures(tmp_path: Path)
 def test_the_states_of_a_whole_job(tmp_path: Path, room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What training itself saves and removes: weights, optimizer, plain numbers, of each step."""
     write_data(tmp_path)
-    recipe = sft(tmp_path, training__steps=5, training__resume_every=1)
+    recipe = sft(tmp_path, training__steps=5, training__resume_every=1, training__keep_state=True)
     folder = tmp_path / "sft" / "state"
     folder.mkdir(parents=True)
     expected, real = {}, Keeper.save
