@@ -20,6 +20,14 @@ from gro.runs.store import CONFIG, DATABASE, LOCK
 Status = Literal["running", "interrupted", "finished"]
 """interrupted: neither finished nor owned by a process; the same command continues it."""
 
+# The names first, each found from the one before: the table is sorted by name and step, and has no index by step.
+_METRICS = """
+WITH RECURSIVE names (name) AS (
+    SELECT min(name) FROM metrics
+    UNION ALL SELECT (SELECT min(name) FROM metrics WHERE name > names.name) FROM names WHERE names.name IS NOT NULL)
+SELECT m.name, m.step, m.value FROM names CROSS JOIN metrics m ON m.name = names.name
+WHERE m.step >= ? ORDER BY m.name, m.step
+"""
 _ROLLOUTS = """
 SELECT r.id, r."group", r.row, p.text, p.ids, r.text, r.ids, r.role, r.reward, r.rewards, r.finish, p.key,
        r.temperature, r.version, r.step
@@ -87,23 +95,34 @@ class RunReader:
         query = "SELECT max(t) FROM (SELECT max(time) t FROM steps UNION SELECT max(time) FROM events)"
         return self._connection.execute(query).fetchone()[0]
 
-    def metrics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By name: the steps (int64, ascending) and the values (float64; NaN where the value was not finite)."""
+    def metrics(self, since: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By name: the steps (int64, ascending) and the values (float64; NaN where the value was not finite).
+
+        `since`: from that step on, without reading what is before it (for pages that poll).
+        """
         series: dict[str, tuple[list[int], list[float | None]]] = {}
-        for name, step, value in self._connection.execute("SELECT name, step, value FROM metrics ORDER BY name, step"):
+        for name, step, value in self._connection.execute(_METRICS, (since,)).fetchall():
             steps, values = series.setdefault(name, ([], []))
             steps.append(step)
             values.append(value)
         return {name: (np.array(s, dtype=np.int64), np.array(v, dtype=np.float64)) for name, (s, v) in series.items()}
 
-    def times(self) -> tuple[np.ndarray, np.ndarray]:
-        """The recorded steps (int64) and when they were recorded (seconds since 1970, float64)."""
-        rows = self._connection.execute("SELECT step, time FROM steps ORDER BY step").fetchall()
+    def times(self, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The recorded steps (int64) from `since` on and when they were recorded (seconds since 1970, float64)."""
+        query = "SELECT step, time FROM steps WHERE step >= ? ORDER BY step"
+        rows = self._connection.execute(query, (since,)).fetchall()
         return np.array([r[0] for r in rows], dtype=np.int64), np.array([r[1] for r in rows], dtype=np.float64)
 
     def rollout_steps(self) -> list[int]:
         """The steps that have rollouts."""
         return [row[0] for row in self._connection.execute("SELECT DISTINCT step FROM prompts ORDER BY step")]
+
+    def prompts(self) -> dict[tuple[int, str], list[int]]:
+        """The steps at which each prompt, by its key and text, has rollouts, ascending."""
+        found: dict[tuple[int, str], list[int]] = {}
+        for key, text, step in self._connection.execute("SELECT DISTINCT key, text, step FROM prompts ORDER BY step"):
+            found.setdefault((key, text), []).append(step)
+        return found
 
     def rollouts(self, step: int) -> list[RolloutRecord]:
         """The rollouts of a step in row order."""
