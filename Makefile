@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1 && echo 'torch==2.13.*' || echo 'torch==2.13.0+cpu')
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test slow torture lint bench docs clean
+.PHONY: help install quickstart test browser slow torture lint bench docs clean
 
 help:
 	@echo "make quickstart   install, then teach a tiny model to add (five minutes on two cores)"
 	@echo "make test         install, then run the tests, the linter and the type checker"
+	@echo "make browser      a browser for those tests, if there is none yet (part of make test)"
 	@echo "make slow         the tests that take longer"
 	@echo "make torture      kill jobs at every place there is, and compare them to the bit (hours)"
 	@echo "make bench        time the same work here and in TRL, interleaved"
@@ -34,14 +35,19 @@ quickstart: install
 	rm -rf runs/quickstart
 	$(BIN)/gro quickstart
 
-test: install
+test: install browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -n 2
 
-slow: install
-	$(BIN)/python -m pytest -m slow
+# Looks for the browser in which the windows are tested; where there is none it tries playwright's and then, as root,
+# the system's package.  Without one those tests are skipped.
+browser: install
+	-@$(BIN)/python tests/web/get_browser.py
+
+slow: install browser
+	$(BIN)/python -m pytest -m slow --hypothesis-profile=default
 
 # What it found is in docs/reliability.md; `cd tests && python -m torture --help` says how to ask for less.
 torture: install

@@ -6,26 +6,50 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+_STARTING = 120
+"""Seconds for a browser to start, on a machine that has much else to do."""
 
-def chromium() -> str | None:
-    """Where the system's Chromium is; None: playwright's own, if it has one."""
+
+def candidates(own: str) -> list[str]:
+    """Where one may be: what CHROMIUM names, else playwright's own, which fits it best, and the system's."""
+    if named := os.environ.get("CHROMIUM"):
+        return [named]
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    return [path for path in (own, *map(shutil.which, names)) if path and Path(path).exists()]
+
+
+def start(playwright: Any) -> Any:
+    """The first one that starts.  Raises LookupError, with the reason, where none does."""
+    from playwright.sync_api import Error
+
+    why = "none is installed"
+    for path in candidates(playwright.chromium.executable_path):
+        try:  # playwright's own is started by no path: without a window it has a smaller one
+            given = None if path == playwright.chromium.executable_path else path
+            return playwright.chromium.launch(executable_path=given, args=["--no-sandbox"], timeout=1000 * _STARTING)
+        except Error as e:
+            why = f"{path} does not start: {str(e).splitlines()[0]}"
+    raise LookupError(why)
 
 
 @contextmanager
 def launched() -> Iterator[Any]:
-    """A headless browser; skips where there is none: `playwright install chromium` or a system package brings one."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+    """A headless browser; the test is skipped where there is none.
+
+    While it is open, this thread belongs to playwright's event loop, and `asyncio.run` in it fails: so it is for one
+    module of tests, and not for all of them.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
     with sync_api.sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        except sync_api.Error as e:
-            pytest.skip(f"no browser can be started (playwright install chromium): {str(e).splitlines()[0]}")
+            browser = start(playwright)
+        except LookupError as e:
+            pytest.skip(f"no browser: {e}; `make browser` or `playwright install chromium` brings one")
         try:
             yield browser
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import urllib.error
 import urllib.request
@@ -12,14 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 import uvicorn
 from starlette.routing import BaseRoute
 
 from gro.web.app import create_app
 from gro.web.serve import _config, listen
+from web.browser import launched
 
 TOKEN = "the-token"
+chromium = launched
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,3 @@ def served(routes: Sequence[BaseRoute]) -> Iterator[Served]:
         server.should_exit = True
         thread.join(30)
         listening.close()
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A headless browser; the test is skipped where there is none."""
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        pytest.skip("no playwright: pip install 'gro[dev]'")
-    found = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except Error as error:
-            pytest.skip(
-                f"no browser: {str(error).splitlines()[0]}; playwright install chromium, or apt install chromium"
-            )
-        try:
-            yield browser
-        finally:
-            browser.close()
