@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gro.runs import files
+from gro.runs.smoothing import smooth, thin
 from gro.runs.terminal import number
 
 if TYPE_CHECKING:  # importing matplotlib takes a second; only drawing needs it
@@ -39,44 +40,6 @@ class Curve:
     steps: Sequence[float] | np.ndarray
     values: Sequence[float] | np.ndarray
     """As many as steps; a gap where not finite."""
-
-
-def smooth(values: Sequence[float] | np.ndarray, span: float) -> np.ndarray:
-    """A moving average over about `span` values that looks both ways, so that it does not lag.
-
-    Equals Σ_j r^|i−j| x_j / Σ_j r^|i−j| over the finite x_j, with r = 1 − 2/(span + 1): the weights of an exponential
-    average of that span, in both directions.  What is not finite is left out; NaN where nothing is finite.
-    """
-    assert span >= 1, span
-    array = np.asarray(values, dtype=np.float64)
-    there = np.isfinite(array)
-    decay = 1.0 - 2.0 / (span + 1.0)
-    total, weight = (_both_ways(x, decay) for x in (np.where(there, array, 0.0), there.astype(np.float64)))
-    return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0.0)
-
-
-def _both_ways(x: np.ndarray, decay: float) -> np.ndarray:
-    """Σ_j decay^|i−j| x_j, in two passes."""
-    forward, backward = x.copy(), x.copy()
-    for i in range(1, len(x)):
-        forward[i] += decay * forward[i - 1]
-        backward[-1 - i] += decay * backward[-i]
-    return forward + backward - x
-
-
-def thin(steps: np.ndarray, values: np.ndarray, most: int = 800) -> tuple[np.ndarray, np.ndarray]:
-    """At most `most` points that look the same: of each stretch the lowest and the highest, and the two ends."""
-    if len(values) <= most:
-        return steps, values
-    keep = {0, len(values) - 1}
-    for stretch in np.array_split(np.arange(len(values)), (most - 2) // 2):
-        there = stretch[np.isfinite(values[stretch])]
-        if len(there):
-            keep |= {int(there[np.argmin(values[there])]), int(there[np.argmax(values[there])])}
-        else:
-            keep.add(int(stretch[0]))  # the gap stays a gap
-    index = np.array(sorted(keep))
-    return steps[index], values[index]
 
 
 Series = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gro.errors import GroError
-from gro.runs.curves import Curve, inline_svg, plot_curve, smooth, thin
+from gro.runs.curves import Curve, inline_svg, plot_curve
+from gro.runs.smoothing import smooth, thin
 
 NAN = math.nan
 

@@ -1,0 +1,102 @@
+"""From the metrics of runs to the panels that show them: the same for a report, a comparison and a page that is live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from gro.runs.differences import Row, differences
+from gro.runs.frontier import frontier
+from gro.runs.lines import Line, Panel
+from gro.runs.overlay import DEFAULT_SMOOTHING, grouped, has, overlay
+from gro.runs.panel_table import PANELS
+from gro.runs.seeds import Group, groups
+from gro.runs.series import Series
+from gro.runs.terminal import number, printable
+
+__all__ = [
+    "DEFAULT_SMOOTHING",
+    "Group",
+    "Line",
+    "Panel",
+    "Row",
+    "Series",
+    "differences",
+    "frontier",
+    "groups",
+    "panels",
+]
+
+STEP = "step"
+_HELD_OUT = "eval"  # how names of metrics begin that are measured on held-out data
+
+
+def panels(
+    runs: Sequence[Series], *, smooth: float = DEFAULT_SMOOTHING, by_seed: bool = True, every: bool = False
+) -> list[Panel]:
+    """What is to be drawn of these runs.
+
+    Of one run a panel has all metrics that belong together.  Of several it has one metric of each, so that colours
+    mean runs; runs that differ only in their seed are one line with a band, unless `by_seed` is false.
+    `smooth`: the share of the curve over which values are averaged, from 0, as recorded, to below 1.
+    `every`: with a panel for each metric that has none.
+    """
+    if not 0 <= smooth < 1:
+        raise ValueError(f"smooth is at least 0 and below 1, found {smooth}")
+    made = list(_of_one(runs[0], smooth, every) if len(runs) == 1 else _of_several(runs, smooth, by_seed, every))
+    against = frontier(runs, smooth, by_seed=by_seed)
+    if against is not None:
+        place = next(i for i, panel in enumerate(made) if panel.key == "kl")
+        made.insert(place + 1, against)
+    return made
+
+
+def _of_one(run: Series, smooth: float, every: bool) -> Iterator[Panel]:
+    for key, title, names in _rows([run], every):
+        labels = _without_common_start([printable(name) for name in names])
+        found = [line for name in names for line in overlay([run], grouped([run], False), name, smooth)]
+        lines = tuple(replace(line, label=label, source=-1) for line, label in zip(found, labels, strict=True))
+        values = run.metrics[names[0]][1]
+        yield Panel(key, title, STEP, lines, number(float(values[np.isfinite(values)][-1])))
+
+
+def _of_several(runs: Sequence[Series], smooth: float, by_seed: bool, every: bool) -> Iterator[Panel]:
+    members = grouped(runs, by_seed)
+    for key, title, names in _rows(runs, every):
+        held_out = [name for name in names if name.startswith(_HELD_OUT)]
+        rest = [name for name in names if name not in held_out]
+        if rest:
+            yield Panel(key, title, STEP, tuple(overlay(runs, members, _shared(runs, rest), smooth)))
+        if held_out:
+            if not title.startswith("Held-out"):
+                key, title = f"{key}:held_out", f"{title}, held out"
+            yield Panel(key, title, STEP, tuple(overlay(runs, members, _shared(runs, held_out), smooth)))
+
+
+def _rows(runs: Sequence[Series], every: bool) -> Iterator[tuple[str, str, list[str]]]:
+    """(key, title, the metrics under it of which there is something to draw)."""
+    there = dict.fromkeys(name for run in runs for name in run.metrics if has(run, name))
+    for key, title, patterns in PANELS:
+        names = dict.fromkeys(name for pattern in patterns for name in there if fnmatchcase(name, pattern))
+        if names:
+            there = {name: None for name in there if name not in names}
+            yield key, title, list(names)
+    for name in there if every else ():
+        yield f"metric:{name}", printable(name), [name]
+
+
+def _shared(runs: Sequence[Series], names: Sequence[str]) -> str:
+    """The metric that most of the runs have; of equals the first."""
+    return max(names, key=lambda name: sum(has(run, name) for run in runs))
+
+
+def _without_common_start(names: Sequence[str]) -> list[str]:
+    """`a/b/mean, a/b/max` as `mean, max`: the panel's title says the rest."""
+    parts = [name.split("/") for name in names]
+    common = 0
+    while len(names) > 1 and all(len(p) > common + 1 and p[common] == parts[0][common] for p in parts):
+        common += 1
+    return ["/".join(p[common:]) for p in parts]

@@ -1,0 +1,101 @@
+"""Runs that differ only in their seed: their groups, their mean and how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gro.runs.differences import PLACE, differences, flat
+from gro.runs.series import Series
+
+_MOST_KEYS = 2  # settings in a group's label
+_T = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
+    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
+    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
+)  # fmt: skip
+"""0.975 quantiles of Student's t with 1 to 30 degrees of freedom; any statistics book has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs with the same settings but for the seed."""
+
+    label: str
+    members: tuple[int, ...]
+    """Indices into the runs."""
+
+
+def groups(runs: Sequence[Series]) -> list[Group]:
+    """Runs put together whose settings differ only in seeds and in where the run lies, in order of their first runs.
+
+    A seed is any key whose last part is `seed`.  A run that is alone is labelled by its name.
+    """
+    together: dict[frozenset[tuple[str, str]], list[int]] = {}
+    for i, run in enumerate(runs):
+        same = frozenset((key, value) for key, value in flat(run.config).items() if key != PLACE and not _is_seed(key))
+        together.setdefault(same, []).append(i)
+    members = list(together.values())
+    labels = [runs[own[0]].name if len(own) == 1 else _label(runs, members, own) for own in members]
+    counts = Counter(labels)
+    return [
+        Group(f"{label}, {runs[own[0]].name}" if counts[label] > 1 else label, tuple(own))
+        for label, own in zip(labels, members, strict=True)
+    ]
+
+
+def _label(runs: Sequence[Series], members: Sequence[Sequence[int]], own: Sequence[int]) -> str:
+    """The algorithm, what tells the group from others of the same algorithm, and how many runs there are."""
+    algorithm = runs[own[0]].algorithm
+    rivals = [own, *(m for m in members if m is not own and runs[m[0]].algorithm == algorithm)]
+    rows = differences([Series("", runs[m[0]].config, {}) for m in rivals])
+    settings = [f"{row.key.rpartition('.')[2]}={row.values[0]}" for row in rows if not _is_seed(row.key)]
+    return " ".join([algorithm, *settings[:_MOST_KEYS], f"({len(own)} seeds)"])
+
+
+def _is_seed(key: str) -> bool:
+    return key.rpartition(".")[2] == "seed"
+
+
+def t_quantile(freedom: int) -> float:
+    """The 0.975 quantile of Student's t: how many standard errors half of a 95 % interval is.
+
+    >>> t_quantile(2)
+    4.3027
+    """
+    assert freedom >= 1, freedom
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = 1.959964  # of the normal distribution; Cornish and Fisher's expansion around it, to 4 digits from here on
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def mean_and_band(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Band:
+    """(steps, mean, low, high) of several runs' curves, each of them (steps, values).
+
+    The steps are those that any run has.  Where all runs have a finite value, low and high are the 95 % confidence
+    interval of the mean (Student's t); where only some do, as after the end of the shortest run, the mean is that of
+    those and there is no band.
+    """
+    steps = np.unique(np.concatenate([own for own, _ in curves]))
+    values = np.full((len(curves), len(steps)), np.nan)
+    for row, (own, found) in zip(values, curves, strict=True):
+        row[np.searchsorted(steps, own)] = found
+    there = np.isfinite(values)
+    count = there.sum(0)
+    total = np.where(there, values, 0.0).sum(0)
+    mean = np.divide(total, count, out=np.full(len(steps), np.nan), where=count > 0)
+    low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    all_there = count == len(curves)
+    if len(curves) > 1 and all_there.any():
+        found = values[:, all_there]
+        half = t_quantile(len(curves) - 1) * found.std(0, ddof=1) / math.sqrt(len(curves))
+        low[all_there], high[all_there] = mean[all_there] - half, mean[all_there] + half
+    return steps, mean, low, high
