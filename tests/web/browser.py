@@ -31,10 +31,23 @@ def start(playwright: Any) -> Any:
     for path in candidates(playwright.chromium.executable_path):
         try:  # playwright's own is started by no path: without a window it has a smaller one
             given = None if path == playwright.chromium.executable_path else path
-            return playwright.chromium.launch(executable_path=given, args=["--no-sandbox"], timeout=1000 * _STARTING)
+            browser = playwright.chromium.launch(executable_path=given, args=["--no-sandbox"], timeout=1000 * _STARTING)
+            if _shows_text(browser):
+                return browser
+            browser.close()
+            why = f"{path} has no font"
         except Error as e:
             why = f"{path} does not start: {str(e).splitlines()[0]}"
     raise LookupError(why)
+
+
+def _shows_text(browser: Any) -> bool:
+    """Without any font it starts, and shows nothing."""
+    page = browser.new_page()
+    page.set_content("<p>text")
+    shown = page.locator("p").inner_text()
+    page.close()
+    return shown == "text"
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def installs() -> list[list[list[str]]]:
     """The ways to get one, in order, each as commands; a system package only for who may install those."""
     ways = [[[sys.executable, "-m", "playwright", "install", "chromium"]]]
     if shutil.which("apt-get") and os.geteuid() == 0:
-        packages = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
+        packages = ["apt-get", "install", "-y", "--no-install-recommends", "chromium", "fonts-liberation"]
         ways.append([["apt-get", "update"], packages])
     return ways
 
