@@ -30,15 +30,19 @@ def serve(
     path: str = "/",
     open_browser: bool = False,
     say: Callable[[str], object] = print,
+    ending: Callable[[], object] | None = None,
     **limits: Any,
 ) -> None:
-    """Serves until Ctrl-C or SIGTERM.  Port 0 takes a free one; `path` is the page that the printed address opens."""
+    """Serves until Ctrl-C or SIGTERM.  Port 0 takes a free one; `path` is the page that the printed address opens.
+
+    `ending` is called when that comes, so that answers without an end can end.
+    """
     listening = listen(port)
     port = listening.getsockname()[1]
     token = secrets.token_urlsafe(24)
     app = create_app(routes, token=token, port=port, **limits)
     address = f"http://127.0.0.1:{port}{path}{'&' if '?' in path else '?'}token={token}"
-    server = uvicorn.Server(_config(app))
+    server = Server(app, ending)
     say(address)
     say("Only this machine reaches it, and only with that address. Ctrl-C ends it.")
     if open_browser:
@@ -63,6 +67,21 @@ def listen(port: int) -> socket.socket:
         why = getattr(e, "strerror", None) or e
         raise GroError(f"--port {port} cannot be had: {why}. Without --port a free one is taken") from e
     return listening
+
+
+class Server(uvicorn.Server):
+    """What `serve` runs."""
+
+    def __init__(self, app: Any, ending: Callable[[], object] | None = None) -> None:
+        """`ending` as for `serve`."""
+        super().__init__(_config(app))
+        self.ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Waits for the answers under way, for a bounded time."""
+        if self.ending is not None:
+            self.ending()
+        await super().shutdown(sockets)
 
 
 def _config(app: Any) -> uvicorn.Config:

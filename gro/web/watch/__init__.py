@@ -1,0 +1,1 @@
+"""`gro watch`: runs while they are trained, as a page."""

@@ -1,0 +1,172 @@
+"""The addresses of `gro watch`: a page, the stream of its news, and what it asks for.  Nothing is ever written."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from gro.errors import GroError
+from gro.runs import RunReader
+from gro.runs.overlay import grouped
+from gro.runs.panels import DEFAULT_SMOOTHING, Panel, differences, panels
+from gro.web.app import page
+from gro.web.watch.board import Board
+from gro.web.watch.samples import prompts, samples
+from gro.web.watch.stream import Stream
+from gro.web.watch.watched import Known, Watched
+
+PATH = "/watch"
+POINTS, MOST_POINTS = 240, 800
+"""Of a line in a small panel, and in the one that is enlarged."""
+_MOST_ALARMS = 200
+_KEPT = 8
+"""Answers that are kept for pages that ask the same."""
+
+
+class Watching:
+    """The routes for run directories and folders of them.
+
+    >>> watching = Watching(["runs"])
+    >>> serve(watching.routes, path=watching.path, ending=watching.end)
+    """
+
+    def __init__(self, paths: Sequence[str | Path], every: float = 1.0, heartbeat: float = 15.0) -> None:
+        """`every`: seconds from look to look.  Raises GroError where a path is no folder."""
+        self.board = Board(paths)
+        self.stream = Stream(self.board, every, heartbeat)
+        self.path = PATH
+        self._answers: dict[Any, bytes] = {}
+        self._guard = threading.Lock()
+
+    @property
+    def routes(self) -> list[Route]:
+        """A page, its stream and six questions; what is asked for stands behind the ?."""
+        return [
+            Route("/", lambda _: RedirectResponse(PATH)),
+            Route(PATH, self._page),
+            Route("/api/watch/stream", self.stream.answer),
+            Route("/api/watch/runs", self._runs),
+            Route("/api/watch/panels", self._panels),
+            Route("/api/watch/alarms", self._alarms),
+            Route("/api/watch/settings", self._settings),
+            Route("/api/watch/prompts", self._prompts),
+            Route("/api/watch/samples", self._samples),
+        ]
+
+    def end(self) -> None:
+        """The server is going."""
+        self.stream.end()
+
+    async def _page(self, request: Request) -> Response:
+        return page(request, "gro watch", "watch/main.js", ["watch/watch.css"])
+
+    def _runs(self, request: Request) -> Response:
+        self.board.refresh()
+        return JSONResponse(
+            {
+                "runs": [known.facts() for known in self.board.known().values()],
+                "paths": [path.name for path in self.board.paths],
+                "smooth": DEFAULT_SMOOTHING,
+            }
+        )
+
+    def _panels(self, request: Request) -> Response:
+        """`sources` says which runs each line's source is, so that colours stay with runs."""
+        chosen, smooth = self._chosen(request), _number(request, "smooth", DEFAULT_SMOOTHING)
+        by_seed, every = _flag(request, "seeds", True), _flag(request, "every", False)
+        big = request.query_params.get("big", "")
+        if not 0 <= smooth < 1:
+            raise HTTPException(400, f"smooth is at least 0 and below 1, found {smooth}")
+        asked = (tuple((one.series.name, one.version) for one in chosen), smooth, by_seed, every, big)
+        with self._guard:
+            answer = self._answers.get(asked)
+        if answer is None:
+            series = [one.series for one in chosen]
+            made = panels(series, smooth=smooth, by_seed=by_seed, every=every) if series else []
+            sources = [[series[i].name for i in group.members] for group in grouped(series, by_seed)]
+            found = [_plain(panel, MOST_POINTS if panel.key == big else POINTS) for panel in made]
+            answer = json.dumps({"panels": found, "sources": sources}, allow_nan=False).encode()
+            with self._guard:
+                self._answers[asked] = answer
+                while len(self._answers) > _KEPT:
+                    del self._answers[next(iter(self._answers))]
+        return Response(answer, media_type="application/json")
+
+    def _alarms(self, request: Request) -> Response:
+        """Of the chosen runs, newest first."""
+        found = [{"run": one.series.name, **alarm} for one in self._chosen(request) for alarm in one.alarms]
+        found.sort(key=lambda alarm: alarm["time"], reverse=True)
+        return JSONResponse({"alarms": found[:_MOST_ALARMS], "more": max(0, len(found) - _MOST_ALARMS)})
+
+    def _settings(self, request: Request) -> Response:
+        """In what the chosen runs differ; of one run its configuration."""
+        chosen = self._chosen(request)
+        if len(chosen) == 1:
+            return JSONResponse({"config": chosen[0].config})
+        rows = differences([one.series for one in chosen])
+        return JSONResponse(
+            {
+                "runs": [one.series.name for one in chosen],
+                "rows": [{"key": row.key, "values": row.values} for row in rows],
+            }
+        )
+
+    def _prompts(self, request: Request) -> Response:
+        with self._opened(request) as run:
+            return JSONResponse({"prompts": prompts(run)})
+
+    def _samples(self, request: Request) -> Response:
+        step = request.query_params.get("step", "")
+        if not (step.isascii() and step.isdecimal() and len(step) < 20):
+            raise HTTPException(400, "step is a whole number")
+        with self._opened(request) as run:
+            return JSONResponse(samples(run, request.query_params.get("prompt", ""), int(step)))
+
+    def _chosen(self, request: Request) -> list[Known]:
+        names = dict.fromkeys(request.query_params.getlist("run"))
+        return [self._run(name).known for name in names]
+
+    def _run(self, name: str) -> Watched:
+        watched = self.board.runs.get(name)
+        if watched is None:
+            raise HTTPException(404, f"no run that is watched is named {name!r}")
+        return watched
+
+    @contextmanager
+    def _opened(self, request: Request) -> Iterator[RunReader]:
+        watched = self._run(request.query_params.get("run", ""))
+        try:
+            with RunReader(watched.path) as reader:
+                yield reader
+        except sqlite3.Error as error:
+            raise GroError(f"cannot read {watched.path}: {error}") from error
+
+
+def _plain(panel: Panel, most: int) -> dict[str, Any]:
+    return replace(panel, lines=tuple(line.thinned(most) for line in panel.lines)).plain()
+
+
+def _number(request: Request, name: str, default: float) -> float:
+    told = request.query_params.get(name)
+    try:
+        return default if told is None else float(told)
+    except ValueError:
+        raise HTTPException(400, f"{name} is a number, found {told!r}") from None
+
+
+def _flag(request: Request, name: str, default: bool) -> bool:
+    told = request.query_params.get(name, "1" if default else "0")
+    if told not in ("0", "1"):
+        raise HTTPException(400, f"{name} is 0 or 1, found {told!r}")
+    return told == "1"
