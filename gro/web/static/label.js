@@ -246,6 +246,10 @@ function askName() {
 
 // --- keys ---
 
+// The second click of a double click, and what a held key repeats, would answer what has come up meanwhile.
+document.addEventListener("click", (event) => event.detail > 1 && event.target.closest("button") && event.stopPropagation(), true);
+document.addEventListener("keydown", (event) => event.repeat && !event.target.closest("textarea, input") && event.stopPropagation(), true);
+
 keys({
   s: () => act(skip), u: () => !state.busy && state.progress && undo(), p: () => state.offered && turn(),
   a: () => state.progress && agreement(), "?": () => state.setting && help(),
