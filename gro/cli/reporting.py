@@ -1,18 +1,90 @@
-"""Commands that read a run."""
+"""Commands that read runs and write pages and pictures about them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gro.cli.app import app
+from gro.errors import GroError
+
+if TYPE_CHECKING:
+    from gro.runs.panels import Panel
+
+Smooth = Annotated[
+    float, typer.Option(help="Average over this share of a curve: 0, as recorded, to below 1.", min=0, max=0.99)
+]
+Every = Annotated[
+    bool, typer.Option("--every", help="Also draw the metrics that have no place among the usual curves.")
+]
+Pictures = Annotated[Path | None, typer.Option(help="Also draw every curve into a file of its own in this folder.")]
+Format = Annotated[str, typer.Option("--format", help="Of these files: png, svg or pdf.")]
+SMOOTH = 0.05
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
-    """Write a run's report.html again."""
-    from gro.runs.report import write_report
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the page there, not into the run directory.")
+    ] = None,
+    smooth: Smooth = SMOOTH,
+    every: Every = False,
+    pictures: Pictures = None,
+    form: Format = "png",
+) -> None:
+    """Write a run's report.html again, with what is known of it by now; and its curves as files for documents."""
+    _check(output, pictures, form)
+    from gro.runs.panels import Series, panels
+    from gro.runs.reader import RunReader
+    from gro.runs.report import write_page
 
-    print(write_report(run))
+    with RunReader(run) as reader:
+        drawn = panels([Series.read(reader, reader.path.name)], smooth=smooth, every=every)
+        print(write_page(reader, drawn, output))
+    if pictures is not None:
+        _draw(drawn, pictures, form)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or folders with run directories in them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the page there.")] = Path("compare.html"),
+    smooth: Smooth = SMOOTH,
+    by_seed: Annotated[
+        bool, typer.Option(help="Draw runs that differ only in their seed as their mean with a confidence band.")
+    ] = True,
+    every: Every = False,
+    pictures: Pictures = None,
+    form: Format = "png",
+) -> None:
+    """Compare runs on one page: curves over each other, reward against KL, settings that differ, answers.
+
+    What algorithms would do with one batch of data is another question: compare-objectives.
+    """
+    _check(output, pictures, form)
+    from gro.runs.compare import Comparison, write_comparison
+
+    with Comparison.open(runs, by_seed=by_seed) as compared:
+        drawn = compared.panels(smooth, every=every)
+        print(write_comparison(compared, output, drawn))
+    if pictures is not None:
+        _draw(drawn, pictures, form)
+
+
+def _check(output: Path | None, pictures: Path | None, form: str) -> None:
+    from gro.runs.pages import check_pictures
+
+    if output is not None and not output.absolute().parent.is_dir():
+        raise GroError(f"--output: the folder {output.absolute().parent} does not exist")
+    check_pictures(pictures, form)
+
+
+def _draw(panels: Sequence[Panel], folder: Path, form: str) -> None:
+    from gro.runs.pages import write_pictures
+
+    written = write_pictures(panels, folder, form)
+    print(f"{folder}: {len(written)} pictures")

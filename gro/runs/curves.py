@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gro.runs import files
-from gro.runs.smoothing import smooth, thin
+from gro.runs.lines import Line, Panel
+from gro.runs.smoothing import smooth
 from gro.runs.terminal import number
 
 if TYPE_CHECKING:  # importing matplotlib takes a second; only drawing needs it
@@ -23,6 +24,13 @@ if TYPE_CHECKING:  # importing matplotlib takes a second; only drawing needs it
 
 # One hue per curve, readable on white and on near-black and apart for the colour-blind (after Okabe and Ito).
 COLOURS = ("#2f7ed8", "#e07b00", "#1a9e77", "#c2559c", "#8a63d2", "#a07c00")
+
+SOLID = "solid"
+DASHES = (SOLID, "4 1.5", "1 1.2")
+"""What tells the 7th line from the first, and the 13th: lengths of ink and gap in line widths."""
+
+_FEW = 20  # values of a line whose points are drawn
+_WITHOUT_DATE: Mapping[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 # Placeholders that an inline SVG replaces by CSS variables, so that one picture serves light and dark pages.
 _INK, _GRID = "#010203", "#040506"
@@ -63,31 +71,60 @@ def plot_curve(
     """
     if isinstance(curves, Mapping):
         curves = [Curve(name, *series) for name, series in curves.items()]
+    lines = tuple(_line(curve, span) for curve in curves)
+    return plot_panel(path, Panel("", title, xlabel, lines), ylabel=ylabel, theme=theme, size=size)
+
+
+def plot_panel(
+    path: str | Path,
+    panel: Panel,
+    *,
+    ylabel: str = "",
+    theme: str = "light",
+    size: tuple[float, float] = (6.4, 3.6),
+) -> Path:
+    """Draw a panel into a PNG, SVG or PDF file, by the name's ending; equal panels make equal files.
+
+    Returns the path.  Raises DiskError where it cannot be written.
+    """
     ink, grid, paper = _THEMES[theme]
     path = Path(path)
     kind = path.suffix.lstrip(".").lower()
-    with _style(ink, grid, title):
-        figure = _draw(curves, title, xlabel, ylabel, size, span)
-        files.write_atomically(path, lambda file: figure.savefig(file, format=kind, dpi=160, facecolor=paper))
+    with _style(ink, grid, panel.title):
+        figure = _draw(panel, size, title=panel.title, ylabel=ylabel)
+        files.write_atomically(
+            path,
+            lambda file: figure.savefig(file, format=kind, dpi=160, facecolor=paper, metadata=_WITHOUT_DATE.get(kind)),
+        )
     return path
 
 
-def inline_svg(curves: Sequence[Curve], *, label: str, xlabel: str = "step", span: float | None = None) -> str:
+def inline_svg(panel: Panel, *, legend: bool = True) -> str:
     """The picture as an <svg> element that takes its ink and grid from the CSS variables --ink and --grid.
 
-    `label`: what it shows, for who cannot see it; pictures of one page need different ones.
+    Its title is its label, for who cannot see it.  Panels of one page need different keys.
     """
     buffer = io.StringIO()
-    with _style(_INK, _GRID, label):
-        figure = _draw(curves, "", xlabel, "", (4.6, 2.5), span)
+    with _style(_INK, _GRID, panel.key or panel.title):
+        figure = _draw(panel, (4.6, 2.5), legend=legend)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    svg = f'<svg role="img" aria-label="{html.escape(label)}"' + svg[svg.index("<svg") + 4 :]
+    svg = f'<svg role="img" aria-label="{html.escape(panel.title)}"' + svg[svg.index("<svg") + 4 :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
     wanted = {name for pair in re.findall(r'"#([^"]+)"|url\(#([^)]+)\)', svg) for name in pair}
     svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in wanted else "", svg)  # ids of a page are unique
     return svg.replace(_INK, "var(--ink)").replace(_GRID, "var(--grid)")
+
+
+def _line(curve: Curve, span: float | None) -> Line:
+    steps, values = np.asarray(curve.steps, dtype=np.float64), np.asarray(curve.values, dtype=np.float64)
+    assert steps.shape == values.shape, (curve.label, steps.shape, values.shape)
+    values = np.where(np.isfinite(values), values, np.nan)
+    width = max(1.0, len(values) / 20) if span is None else span
+    if width <= 1.0:
+        return Line(curve.label, -1, steps, values)
+    return Line(curve.label, -1, steps, smooth(values, width), values)
 
 
 def _style(ink: str, grid: str, salt: str) -> AbstractContextManager[None]:
@@ -112,54 +149,68 @@ def _style(ink: str, grid: str, salt: str) -> AbstractContextManager[None]:
     return mpl.rc_context(settings)
 
 
-def _draw(
-    curves: Sequence[Curve],
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    size: tuple[float, float],
-    span: float | None,
-) -> Figure:
+def _draw(panel: Panel, size: tuple[float, float], *, title: str = "", ylabel: str = "", legend: bool = True) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
-    for i, curve in enumerate(curves):
-        _draw_curve(axes, curve, COLOURS[i % len(COLOURS)], span)
+    for line, (colour, dashes) in zip(panel.lines, looks(panel.lines), strict=True):
+        _draw_line(axes, line.thinned(), colour, dashes)
     axes.grid(axis="y", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    counts = all(np.array_equal(line.steps, np.floor(line.steps)) for line in panel.lines)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=counts, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: number(value) if abs(value) >= 1000 else f"{value:.3g}")
-    axes.set_xlabel(xlabel)
+    axes.set_xlabel(panel.x)
     axes.set_ylabel(ylabel)
     axes.margins(x=0.01)
     if title:
         axes.set_title(title, loc="left", fontweight="bold")
-    if len(curves) > 1:
-        widest = max(len(curve.label) for curve in curves) + 5
+    if legend and len(panel.lines) > 1:
+        widest = max(len(line.label) for line in panel.lines) + 5
         columns = max(1, int(size[0] * 13) // widest)  # about 13 characters of this size to the inch
         figure.legend(
             loc="outside upper left",
             frameon=False,
             fontsize=8,
-            ncols=min(columns, len(curves)),
-            handlelength=1.2,
+            ncols=min(columns, len(panel.lines)),
+            handlelength=1.2 if all(dashes == SOLID for _, dashes in looks(panel.lines)) else 2.6,
             columnspacing=1.2,
         )
     return figure
 
 
-def _draw_curve(axes: Any, curve: Curve, colour: str, span: float | None) -> None:
-    steps, values = np.asarray(curve.steps, dtype=np.float64), np.asarray(curve.values, dtype=np.float64)
-    assert steps.shape == values.shape, (curve.label, steps.shape, values.shape)
-    values = np.where(np.isfinite(values), values, np.nan)
-    width = max(1.0, len(values) / 20) if span is None else span
-    if len(values) < 20 or width <= 1.0:
-        axes.plot(steps, values, color=colour, linewidth=1.8, label=curve.label, marker="o", markersize=3)
-    else:
-        axes.plot(*thin(steps, values), color=colour, linewidth=0.8, alpha=0.3)
-        axes.plot(*thin(steps, smooth(values, width)), color=colour, linewidth=1.8, label=curve.label)
+def looks(lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """Colour and dashes of each line, by its source: where none has one, by its place.
+
+    Among lines that have a source, one that has none belongs to all of them: it has the colour of the text.
+    """
+    if all(line.source < 0 for line in lines):
+        return [look(i) for i in range(len(lines))]
+    return [look(line.source) if line.source >= 0 else ("", DASHES[1]) for line in lines]
+
+
+def look(source: int) -> tuple[str, str]:
+    """Colour and dashes of a run or a group of runs."""
+    return COLOURS[source % len(COLOURS)], DASHES[source // len(COLOURS) % len(DASHES)]
+
+
+def _draw_line(axes: Any, line: Line, colour: str, dashes: str) -> None:
+    """The band below, the values before smoothing as a shadow, the line; points where there are few or it is broken."""
+    import matplotlib as mpl
+
+    style: dict[str, Any] = {"color": colour or mpl.rcParams["text.color"]}
+    if line.low is not None and line.high is not None:
+        axes.fill_between(line.steps, line.low, line.high, alpha=0.18, linewidth=0, **style)
+    if line.raw is not None:
+        axes.plot(line.steps, line.raw, linewidth=0.8, alpha=0.3, **style)
+    there = np.pad(np.isfinite(line.values), 1)
+    alone = there[1:-1] & ~there[:-2] & ~there[2:]
+    marked = alone if len(line.values) >= _FEW or not colour else there[1:-1]
+    pattern = SOLID if dashes == SOLID else (0, tuple(float(length) for length in dashes.split()))
+    points = {"marker": "o", "markersize": 3, "markevery": np.flatnonzero(marked).tolist()} if marked.any() else {}
+    axes.plot(line.steps, line.values, linewidth=1.8, linestyle=pattern, label=line.label, **style, **points)

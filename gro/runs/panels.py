@@ -1,4 +1,4 @@
-"""From the metrics of runs to the panels that show them: the same for a report, a comparison and a page that is live."""
+"""From the metrics of runs to the panels that show them: the same for a report, a comparison and the live page."""
 
 from __future__ import annotations
 

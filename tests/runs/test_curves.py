@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gro.errors import GroError
-from gro.runs.curves import Curve, inline_svg, plot_curve
+from gro.runs.curves import inline_svg, look, looks, plot_curve, plot_panel
+from gro.runs.lines import Line, Panel
 from gro.runs.smoothing import smooth, thin
 
 NAN = math.nan
@@ -63,8 +65,14 @@ def test_files_of_each_kind(tmp_path: Path, ending: str, start: bytes) -> None:
 
 def test_an_inline_picture_is_well_formed_and_takes_the_colours_of_its_page() -> None:
     hostile = '</svg><script>alert("x")</script> $\\frac{1}{$'
-    curves = [Curve(hostile, [1, 2, 3], [0.1, NAN, 0.3]), Curve("b", np.arange(2000), np.sin(np.arange(2000)))]
-    svg = inline_svg(curves, label='a "label" <b>')
+    steps = np.arange(2000)
+    lines = (
+        Line(hostile, 0, np.array([1, 2, 3]), np.array([0.1, NAN, 0.3])),
+        Line("b", 7, steps, np.sin(steps), np.cos(steps), np.sin(steps) - 1, np.where(steps > 9, NAN, 2.0)),
+        Line("of all", -1, steps, np.sin(steps)),
+    )
+    panel = Panel("key", 'a "label" <b>', hostile, lines)
+    svg = inline_svg(panel)
     root = ET.fromstring(svg)
     tags = {element.tag.rpartition("}")[2] for element in root.iter()}
     assert tags <= {"svg", "defs", "style", "g", "path", "use", "text", "tspan", "clipPath", "rect"}
@@ -73,9 +81,28 @@ def test_an_inline_picture_is_well_formed_and_takes_the_colours_of_its_page() ->
     assert "var(--ink)" in svg
     assert "var(--grid)" in svg
     assert "#010203" not in svg
-    assert hostile in "".join(root.itertext())
-    assert len(svg) < 120_000  # 2,000 points are thinned
-    assert inline_svg(curves, label='a "label" <b>') == svg  # equal input, equal bytes
+    assert "".join(root.itertext()).count(hostile) == 2  # the axis and the legend
+    assert "".join(ET.fromstring(inline_svg(panel, legend=False)).itertext()).count(hostile) == 1
+    assert len(svg) < 160_000  # 2,000 points are thinned
+    assert inline_svg(panel) == svg  # equal input, equal bytes
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_equal_panels_make_equal_files(tmp_path: Path, ending: str) -> None:
+    steps = np.arange(30)
+    panel = Panel("reward", "Reward", "step", (Line("a", 0, steps, steps * 0.1, None, steps * 0.0, steps * 0.2),))
+    first, second = (plot_panel(tmp_path / f"{name}.{ending}", panel).read_bytes() for name in "ab")
+    assert first == second
+    other = Panel("reward", "Reward", "step", (Line("a", 1, steps, steps * 0.1, None, steps * 0.0, steps * 0.2),))
+    assert plot_panel(tmp_path / f"c.{ending}", other).read_bytes() != first
+
+
+def test_18_runs_look_different() -> None:
+    assert len({look(source) for source in range(18)}) == 18
+    steps = np.array([1])
+    lines = [Line("", source, steps, steps * 1.0) for source in (7, -1, 0)]
+    assert looks(lines) == [look(7), ("", "4 1.5"), look(0)]  # what belongs to no run has the colour of the text
+    assert looks([replace(line, source=-1) for line in lines]) == [look(0), look(1), look(2)]
 
 
 def test_nothing_but_drawing_imports_matplotlib() -> None:

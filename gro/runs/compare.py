@@ -1,0 +1,202 @@
+"""One self-contained page about several runs: their curves over each other, their settings, their answers.
+
+Made from the run directories alone, also while the runs go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gro.errors import GroError
+from gro.runs import files, pages
+from gro.runs.differences import differences
+from gro.runs.overlay import grouped
+from gro.runs.pages import figure, fill, plain_value, text
+from gro.runs.panels import DEFAULT_SMOOTHING, Panel, Series, panels
+from gro.runs.plain import encodable
+from gro.runs.reader import RunReader
+from gro.runs.series import short_names
+from gro.runs.store import DATABASE
+from gro.runs.terminal import number
+
+_PROMPTS = 3  # of those that runs share
+_MOST_ALARMS = 5  # of a run
+_HELD_OUT = ("eval_reward", "eval_gold", "eval_accuracy", "eval_loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several runs, read and open.
+
+    >>> with Comparison.open(["runs/grpo", "runs/seeds"]) as compared:
+    ...     page = render(compared, compared.panels())
+    """
+
+    readers: Sequence[RunReader]
+    runs: Sequence[Series]
+    by_seed: bool = True
+    """Whether runs that differ only in their seed are one line with a band."""
+    left_out: Sequence[str] = ()
+    """Why others that lie in the folders are not among them."""
+    _open: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @classmethod
+    def open(cls, paths: Sequence[str | Path], *, by_seed: bool = True) -> Comparison:
+        """These runs, and those that lie in these folders.
+
+        Raises GroError where there are not two runs, or none of their metrics was recorded by two of them.
+        """
+        stack, readers, left_out = ExitStack(), [], []
+        for path, named in find_runs(paths).items():
+            try:
+                readers.append(stack.enter_context(RunReader(path)))
+            except GroError as error:
+                if named:
+                    raise
+                left_out.append(str(error))
+        names = short_names([reader.path for reader in readers])
+        runs = [Series.read(reader, encodable(name)) for reader, name in zip(readers, names, strict=True)]
+        if len(runs) < 2:
+            found = f"found {runs[0].name} only; gro report draws one run" if runs else "found none"
+            raise GroError(f"two or more runs are compared, {found}" + "".join(f"\n{why}" for why in left_out))
+        recorded = [name for run in runs for name in run.metrics]
+        if len(set(recorded)) == len(recorded):
+            raise GroError("there is nothing to compare: no metric was recorded by two of these runs")
+        return cls(readers, runs, by_seed, left_out, stack)
+
+    def __enter__(self) -> Comparison:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def panels(self, smooth: float = DEFAULT_SMOOTHING, *, every: bool = False) -> list[Panel]:
+        """What is drawn of them."""
+        return panels(self.runs, smooth=smooth, by_seed=self.by_seed, every=every)
+
+    @property
+    def sources(self) -> list[tuple[str, tuple[int, ...]]]:
+        """What has a colour: its label, and the indices of its runs."""
+        return [(group.label, group.members) for group in grouped(self.runs, self.by_seed)]
+
+
+def find_runs(paths: Sequence[str | Path]) -> dict[Path, bool]:
+    """The run directories among these paths and directly in these folders, each once, and whether it was named itself.
+
+    Raises GroError where a path is neither a run nor a folder with runs.
+    """
+    found: dict[Path, bool] = {}
+    for path in (Path(path).expanduser().resolve() for path in paths):
+        if (path / DATABASE).is_file():
+            found[path] = True
+            continue
+        if not path.is_dir():
+            raise GroError(f"{path} does not exist" if not path.exists() else f"{path} is not a run directory")
+        inside = sorted(child.parent for child in path.glob(f"*/{DATABASE}") if child.is_file())
+        if not inside:
+            raise GroError(f"{path} is neither a run directory nor a folder with some in it: there is no {DATABASE}")
+        for child in inside:
+            found.setdefault(child, False)
+    return found
+
+
+def write_comparison(compared: Comparison, path: str | Path, drawn: Sequence[Panel]) -> Path:
+    """Write the page with these panels as its curves; its path.  Raises DiskError where it cannot be written."""
+    target = Path(path)
+    files.write_text(target, render(compared, drawn))
+    return target
+
+
+def render(compared: Comparison, drawn: Sequence[Panel]) -> str:
+    """The page as text."""
+    sources = compared.sources
+    looks = {i: pages.swatch(source) for source, (_, members) in enumerate(sources) for i in members}
+    order = [i for _, members in sources for i in members]
+    rows = differences([compared.runs[i] for i in order])
+    banded = any(line.low is not None for panel in drawn for line in panel.lines)
+    return fill(
+        "compare.html.jinja",
+        runs=[_run(compared.readers[i], compared.runs[i], looks[i]) for i in order],
+        legend=[{"swatch": pages.swatch(i), "label": text(label)} for i, (label, _) in enumerate(sources)],
+        panels=[figure(panel, legend=False) for panel in drawn],
+        banded=banded,
+        differences=[{"key": text(row.key), "cells": [text(value) for value in row.values]} for row in rows],
+        shared=list(_shared_prompts(compared, order, looks)),
+        alarms=list(_alarms(compared, order, looks)),
+        left_out=[text(why) for why in compared.left_out],
+    )
+
+
+def _run(reader: RunReader, run: Series, look: Mapping[str, str]) -> dict[str, Any]:
+    """A row of the table of runs."""
+    reward, last_step = _finite(run, "reward"), reader.last_step
+    tokens = _finite(run, "num_tokens")
+    held_out = next(
+        (name for name in (*_HELD_OUT, *run.metrics) if name.startswith("eval") and _finite(run, name)), None
+    )
+    values = _finite(run, held_out) if held_out is not None else []
+    return {
+        "name": text(run.name),
+        "swatch": look,
+        "algorithm": text(run.algorithm),
+        "status": reader.status,
+        "numbers": [
+            "" if last_step is None else str(last_step),
+            f"{max(tokens):,.0f}" if tokens else "",
+            number(reward[-1]) if reward else "",
+            number(max(reward)) if reward else "",
+        ],
+        "held_out": "" if held_out is None else text(held_out.removeprefix("eval_")),
+        "before": number(values[0]) if len(values) > 1 else "",
+        "after": number(values[-1]) if values else "",
+    }
+
+
+def _finite(run: Series, metric: str) -> list[float]:
+    if metric not in run.metrics:
+        return []
+    values = run.metrics[metric][1]
+    return values[np.isfinite(values)].tolist()
+
+
+def _shared_prompts(
+    compared: Comparison, order: Sequence[int], looks: Mapping[int, Mapping[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """Prompts that most of the runs have sampled, each with an answer of every run at the last step that has one."""
+    last: dict[str, dict[int, int]] = {}
+    for i in order:
+        for (_, prompt), steps in compared.readers[i].prompts().items():
+            known = last.setdefault(prompt, {})
+            known[i] = max(known.get(i, 0), steps[-1])
+    several = [(prompt, places) for prompt, places in last.items() if len(places) > 1]
+    several.sort(key=lambda found: (-len(found[1]), -min(found[1].values())))
+    for prompt, places in several[:_PROMPTS]:
+        found = [(i, step, pages.sampled(compared.readers[i], step, prompt)) for i, step in places.items()]
+        rows = [
+            pages.sample(step, record, name=text(compared.runs[i].name), swatch=looks[i])
+            for i, step, record in found
+            if record is not None
+        ]
+        if len(rows) > 1:
+            yield {"prompt": text(prompt), "rows": rows}
+
+
+def _alarms(
+    compared: Comparison, order: Sequence[int], looks: Mapping[int, Mapping[str, str]]
+) -> Iterator[dict[str, Any]]:
+    for i in order:
+        found = [event for event in compared.readers[i].events() if event.level != "info"]
+        if found:
+            yield {
+                "name": text(compared.runs[i].name),
+                "swatch": looks[i],
+                "count": plain_value(len(found)),
+                "rows": [pages.event(event) for event in found[-_MOST_ALARMS:]],
+                "more": max(0, len(found) - _MOST_ALARMS),
+            }
