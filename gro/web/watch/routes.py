@@ -82,7 +82,8 @@ class Watching:
         )
 
     def _panels(self, request: Request) -> Response:
-        """`sources` says which runs each line's source is, so that colours stay with runs."""
+        """`sources` are the runs of each line's source; `colours` the place of each run among all that are watched, so
+        that a line keeps its colour whatever else is chosen."""
         chosen, smooth = self._chosen(request), _number(request, "smooth", DEFAULT_SMOOTHING)
         by_seed, every = _flag(request, "seeds", True), _flag(request, "every", False)
         big = request.query_params.get("big", "")
@@ -94,9 +95,13 @@ class Watching:
         if answer is None:
             series = [one.series for one in chosen]
             made = panels(series, smooth=smooth, by_seed=by_seed, every=every) if series else []
-            sources = [[series[i].name for i in group.members] for group in grouped(series, by_seed)]
-            found = [_plain(panel, MOST_POINTS if panel.key == big else POINTS) for panel in made]
-            answer = json.dumps({"panels": found, "sources": sources}, allow_nan=False).encode()
+            everyone = [one.series for one in self.board.known().values()]
+            told = {
+                "panels": [_plain(panel, MOST_POINTS if panel.key == big else POINTS) for panel in made],
+                "sources": [[series[i].name for i in group.members] for group in grouped(series, by_seed)],
+                "colours": {everyone[i].name: n for n, g in enumerate(grouped(everyone, by_seed)) for i in g.members},
+            }
+            answer = json.dumps(told, allow_nan=False).encode()
             with self._guard:
                 self._answers[asked] = answer
                 while len(self._answers) > _KEPT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -46,6 +47,8 @@ class Known:
     """How many events were looked through for them."""
     config: str = ""
     """config.yaml as it is written."""
+    command: str = ""
+    """That looks inside it."""
 
     def facts(self) -> dict[str, Any]:
         """A row of the list of runs, for JSON."""
@@ -65,6 +68,7 @@ class Known:
             "measure": measure,
             "value": _last(metrics, measure),
             "alarms": len(self.alarms),
+            "inspect": self.command,
         }
 
 
@@ -85,7 +89,7 @@ class Watched:
 
     def __init__(self, name: str, path: Path) -> None:
         self.path = path
-        self.known = Known(Series(encodable(name), {}, {}))
+        self.known = Known(Series(encodable(name), {}, {}), command=_command(path))
         self.looked = 0.0
         """When it was read last, of a clock without jumps."""
         self._seen: Any = None
@@ -115,7 +119,8 @@ class Watched:
         if before.problem == why:
             return False
         empty = Series(before.series.name, {}, {})
-        self.known = Known(empty, version=before.version + 1, status="unreadable", problem=why)
+        version = before.version + 1
+        self.known = Known(empty, version=version, status="unreadable", problem=why, command=before.command)
         return True
 
     def _signs(self) -> Any:
@@ -165,7 +170,13 @@ class Watched:
                 alarms=(*alarms, *found),
                 events=events + len(new),
                 config=config,
+                command=before.command,
             )
+
+
+def _command(path: Path) -> str:
+    here = Path.cwd()
+    return encodable(f"gro inspect {shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))}")
 
 
 def _is_owned(path: Path) -> bool:
