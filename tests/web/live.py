@@ -63,14 +63,14 @@ class Server:
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection of its own."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def end(self, how: int = signal.SIGKILL) -> int:
         """Ends it; its exit code."""
         if self.process is None:
             return 0
         self.process.send_signal(how)
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         assert self.process.stdout is not None
         self.said += self.process.stdout.read()
         self.process.stdout.close()

@@ -17,7 +17,9 @@ from gro.errors import GroError
 from gro.web.serve import listen
 from web.live import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timeout(600)
+LONG = 60
+"""Seconds to wait for what has to come, on a machine that has much else to do."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,13 @@ def memory(server: Server) -> int:
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
-def raw(server: Server, sent: bytes, seconds: float = 20) -> bytes:
+def descriptors(server: Server) -> int:
+    """Open files of the server, connections among them."""
+    assert server.process is not None
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+def raw(server: Server, sent: bytes, seconds: float = LONG) -> bytes:
     """What comes back for these bytes, until the server closes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
         connection.sendall(sent)
@@ -80,7 +88,7 @@ def test_a_body_of_a_gigabyte_costs_no_memory(server, chunked):
     before, sent, answer = memory(server), 0, b""
     piece = b"x" * (1 << 16)
     piece = b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LONG) as connection:
         connection.sendall(start)
         with suppress(OSError):
             while sent < 1 << 30:
@@ -118,19 +126,21 @@ def test_thousands_of_silent_connections_are_few(server):
     idle = []
     try:
         for _ in range(900):
-            idle.append(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+            idle.append(socket.create_connection(("127.0.0.1", server.port), timeout=LONG))
+        idle[0].sendall(b"GET")
         asking.request("GET", "/api/label/setting", headers=server.credentials)
         assert json.loads(asking.getresponse().read())["kind"] == "pairs"
-        assert server.process is not None
-        assert len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) < 300
+        deadline = time.monotonic() + LONG
+        while (opened := descriptors(server)) >= 300 and time.monotonic() < deadline:
+            time.sleep(0.05)  # the last of them are still on their way out
+        assert opened < 300
         assert memory(server) - before < 10 << 20
-        idle[0].sendall(b"GET")
         assert idle[0].recv(4096).startswith(b"HTTP/1.1 408")
     finally:
         for connection in idle:
             connection.close()
         asking.close()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LONG
     while time.monotonic() < deadline:  # then there is room again
         try:
             asking = server.connect()
