@@ -21,6 +21,8 @@ from gro.contradictions import contradictions
 from gro.errors import GroError, nearest
 from gro.explain import explain
 from gro.judges.spec import problems as judge_problems
+from gro.labels.spec import HUMAN
+from gro.labels.spec import problems as human_problems
 from gro.recipe import Config, annotation_at
 from gro.rewards.functions import OFFERED
 from gro.rewards.registry import NAMED, REMOTE, resolved
@@ -305,6 +307,8 @@ def _reward_problem(spec: RewardSpec, key: str) -> list[str]:
     place, arguments = resolved(str(spec.name_or_path), spec.params)
     if place == "judge":
         return judge_problems(arguments, key)
+    if place == HUMAN:
+        return [*human_problems(arguments, key), *_inner_problems(arguments.get("simulated"), f"{key}.simulated")]
     file, colon, function = NAMED.get(place, place).rpartition(":")
     if not colon or not file or not function:
         names = ", ".join(NAMED)
@@ -330,6 +334,19 @@ def _reward_problem(spec: RewardSpec, key: str) -> list[str]:
     if ours or not closed.open:
         problems += [f"{key}.{name}: {place} has no such parameter{nearest(name, names)}" for name in unknown]
     return problems
+
+
+def _inner_problems(simulated: Any, key: str) -> list[str]:
+    """Of the reward that simulated people are made from."""
+    if not isinstance(simulated, Mapping) or "reward" not in simulated:
+        return []
+    try:
+        spec = RewardSpec.parse(simulated["reward"])
+        if spec.name_or_path == HUMAN:
+            return [f"{key}.reward: people are simulated from a reward that is none of people"]
+        return _reward_problem(spec, f"{key}.reward")
+    except GroError:
+        return []  # told of with the rest of them
 
 
 def _missing_files(config: Config, needs: Collection[str], one_data_set: bool) -> list[str]:

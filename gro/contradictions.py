@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gro.errors import GroError
+from gro.labels.spec import asking
 from gro.recipe import Config, CriticSettings, RewardModelSettings
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds
@@ -62,6 +63,7 @@ def _of_data(config: Config) -> Iterator[str]:
         yield "offline_share: needed where both offline and online are given: which part of a step's groups is offline"
     if not both and config.offline_share is not None:
         yield f"offline_share: {config.offline_share:g} given, but it belongs to recipes with both offline and online"
+    yield from _of_people(config)
     if config.training.eval_every and config.eval is None:
         yield f"training.eval_every: {config.training.eval_every}, but there is no eval section"
     if config.training.minibatches > config.prompts_per_step:
@@ -69,6 +71,22 @@ def _of_data(config: Config) -> Iterator[str]:
             f"training.minibatches: {config.training.minibatches} of {config.prompts_per_step} groups; "
             "a group is never split"
         )
+
+
+def _of_people(config: Config) -> Iterator[str]:
+    """Each completion is asked about once, in one way, while the run trains."""
+    asked = asking(config.rewards)
+    for i, settings in asked.items():
+        try:
+            settings.shown(config.group_size)
+        except ValueError as error:
+            yield f"rewards.{i}.{error}" if str(error).startswith("together") else str(error)
+    if len(asked) > 1:
+        yield f"rewards: {len(asked)} of them are human, and a run has one file of ratings: ask for one"
+    if config.eval is not None and config.eval.rewards is None and asked:
+        yield "eval.rewards: none given, and people are asked about training only: name other rewards, or [] for none"
+    elif config.eval is not None and asking(config.eval.rewards or ()):
+        yield "eval.rewards: human, but people are asked about training only: name other rewards, or [] for none"
 
 
 def _of_stopping(config: Config) -> Iterator[str]:
@@ -150,6 +168,8 @@ def _of_rollouts(config: Config, algorithm: Algorithm) -> Iterator[str]:
         yield f"rewards: given, but {name} reads none, and there is no eval section with answers to reward"
     if size < needed:
         yield f"group_size: {size}, but {name} compares a prompt's completions: at least {needed}"
+    if "greedy" in algorithm.reads and any(not asked.asked.top for asked in asking(config.rewards).values()):
+        yield f"rewards: human compares the answers to a prompt, but {name} subtracts the reward of a greedy one alone"
     if config.reward_normalise != "none" and "greedy" in algorithm.reads:
         yield (
             f"reward_normalise: {config.reward_normalise} compares the answers to a prompt, and {name} subtracts the "

@@ -6,7 +6,7 @@ from gro.assemble.distributed import cut, lockstep_of
 from gro.assemble.identity import ROUNDING, changed, folders_of, identity_of, may_differ, places_of
 from gro.assemble.learning import Learning, critic_of, learner_of, learning_of, needs_start
 from gro.assemble.models import MODEL, START, Start, decoder, load_policy, model_folder, start_at, start_of
-from gro.assemble.rewards import evaluation_rewards, rewards_inside, rewards_of, sampling_of
+from gro.assemble.rewards import asking_in, evaluation_rewards, rewards_inside, rewards_of, sampling_of
 from gro.assemble.sources import check_names, source_of
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Data",
     "Learning",
     "Start",
+    "asking_in",
     "build_algorithm",
     "changed",
     "check_names",

@@ -12,6 +12,7 @@ from gro.assemble.models import Start, model_folder
 from gro.config import Config
 from gro.data.files import file_sha256
 from gro.errors import GroError
+from gro.labels.spec import HUMAN
 from gro.policy.adapter_folder import locate
 from gro.policy.folder import find
 from gro.rewards.spec import RewardSpec
@@ -112,7 +113,10 @@ def _rewards(config: Config) -> Iterator[tuple[str, RewardSpec]]:
         lists["eval.rewards"] = config.eval.rewards
     for key, items in lists.items():
         for i, item in enumerate(items):
-            yield f"{key}.{i}", RewardSpec.parse(item)
+            spec = RewardSpec.parse(item)
+            yield f"{key}.{i}", spec
+            if spec.name_or_path == HUMAN and (simulated := spec.params.get("simulated")) is not None:
+                yield f"{key}.{i}.simulated.reward", RewardSpec.parse(simulated["reward"])
 
 
 def _code(config: Config) -> dict[str, str]:

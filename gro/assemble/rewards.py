@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -15,21 +16,32 @@ from gro.engines.base import Sampling
 from gro.errors import GroError, nearest
 from gro.judges.reward import JudgeReward, open_judge
 from gro.judges.spec import JudgeSettings
+from gro.labels.human import RATINGS, Asking, Human, Inner
+from gro.labels.spec import HUMAN, HumanSettings, asking
 from gro.policy.folder import find
 from gro.policy.loading import load_tokenizer
 from gro.policy.reward_model import RewardModel
 from gro.recipe import ModelSettings
 from gro.rewards import Failure, Rewards
 from gro.rewards.ranges import ScoreRange
-from gro.rewards.rewards import Inside
+from gro.rewards.rewards import Inside, scoring_of
+from gro.rewards.spec import RewardSpec
 from gro.rewards.trained import Trained
 from gro.runs.store import Run
+from gro.training.processes import ALONE, Processes
 
 
 def rewards_of(
-    config: Config, specs: Sequence[Any], tokenizer: PreTrainedTokenizerBase, run: Run | None = None
+    config: Config,
+    specs: Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    run: Run | None = None,
+    people: Asking | None = None,
 ) -> Rewards:
-    """Rewards in their processes; failures go to files of the run, and what is odd about a reward to its events."""
+    """Rewards in their processes; failures go to files of the run, and what is odd about a reward to its events.
+
+    people: how they are asked; None: a reward that asks them is refused.
+    """
 
     def keep(failure: Failure) -> None:
         if run is not None:
@@ -47,13 +59,45 @@ def rewards_of(
         failure_stop_share=config.reward_failure_stop_share,
         on_failure=keep,
         on_notice=note,
-        inside=rewards_inside(config.model, tokenizer),
+        inside=rewards_inside(config.model, tokenizer, people, config.reward_time_limit),
     )
 
 
-def rewards_inside(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase) -> dict[str, Inside]:
-    """Rewards that are models: they run in this process, where these settings have the policy."""
-    return {"judge": partial(_judge, settings), "reward_model": partial(_reward_model, settings, tokenizer)}
+def rewards_inside(
+    settings: ModelSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    people: Asking | None = None,
+    time_limit: float | None = None,
+) -> dict[str, Inside]:
+    """Rewards that are models or people: they run in this process, where these settings have the policy."""
+    models: dict[str, Inside] = {
+        "judge": partial(_judge, settings),
+        "reward_model": partial(_reward_model, settings, tokenizer),
+    }
+    return models | {HUMAN: partial(_human, models, people, time_limit)}
+
+
+def asking_in(config: Config, run: Path, processes: Processes = ALONE) -> Asking:
+    """How a run asks people, from when it says what it waits for; a GroError naming the key where it cannot."""
+    asked = asking(config.rewards)
+    if processes.size > 1 and asked:
+        key = f"rewards.{next(iter(asked))}"
+        raise GroError(f"{key}: human asks people from one process, and this run has {processes.size}: start one")
+    shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
+    return Asking(run / RATINGS, config.group_size, config.training.seed, how=f"gro label {shown}")
+
+
+def _human(
+    models: Mapping[str, Inside], people: Asking | None, time_limit: float | None, params: Mapping[str, Any]
+) -> Human:
+    """The reward `human`: a GroError where nobody would be asked."""
+    if people is None:
+        raise GroError("reward human: people are asked while gro train goes on; here give another reward")
+    settings = HumanSettings.parse(params)
+    if (raters := settings.raters) is None:
+        return Human(settings, people)
+    spec = RewardSpec.parse(raters.reward)
+    return Human(settings, people, Inner(scoring_of(spec, models, time_limit), spec, raters))
 
 
 def _judge(settings: ModelSettings, params: Mapping[str, Any]) -> JudgeReward:

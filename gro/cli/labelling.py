@@ -16,7 +16,10 @@ Labels = Annotated[Path, typer.Option(help="The file of labels; made, or gone on
 @app.command()
 def label(
     data: Annotated[
-        Path | None, typer.Argument(help="Prompts with two or more completions; none: go on with --labels.")
+        Path | None,
+        typer.Argument(
+            help="Prompts with two or more completions, or a run that waits for people; none: go on with --labels."
+        ),
     ] = None,
     labels: Labels = Path("labels.db"),
     kind: Annotated[
@@ -60,7 +63,7 @@ def label(
 
 @app.command("label-export")
 def label_export(
-    labels: Annotated[Path, typer.Argument(help="A file of labels.")],
+    labels: Annotated[Path, typer.Argument(help="A file of labels, or a run that people have rated.")],
     write_as: Annotated[
         str, typer.Option("--as", help="preference, ranking, unpaired, rewarded, label-studio or csv.")
     ] = "preference",
@@ -71,7 +74,9 @@ def label_export(
     from gro.labels.export import export
     from gro.labels.store import Store, kind_of
     from gro.runs import files
+    from gro.web.label.waiting import labels_in
 
+    labels = labels_in(labels)
     store = Store(labels, kind_of(labels).name)
     try:
         text = export(store, write_as, each=each)

@@ -37,6 +37,17 @@ class Interrupts:
         finally:
             self._patient = False
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While the block waits for what may take days: in it the first signal stops at once.  In any thread."""
+        patient, self._patient = self._patient, False
+        try:
+            if self.asked is not None:
+                raise Interrupted(self.asked)
+            yield
+        finally:
+            self._patient = patient
+
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # elsewhere there are no signals
             for number in _SIGNALS:

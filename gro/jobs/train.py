@@ -12,8 +12,10 @@ from rich.console import Console
 from gro.algorithms.describe import formula
 from gro.assemble import (
     MODEL,
+    asking_in,
     build_algorithm,
     cut,
+    evaluation_rewards,
     learning_of,
     load_policy,
     longest_offline,
@@ -71,15 +73,17 @@ def _train(work: Work) -> None:
 def _learn(work: Work, begun: Begun, stack: ExitStack) -> tuple[Recorder, HeldOut | None, Policy]:
     """Everything between the checks and the result; what is opened is closed with the stack."""
     run, processes, algorithm, data = work.run, work.processes, begun.algorithm, begun.data
+    people = asking_in(work.config, run.path, processes)
 
     def open_rewards(specs: Sequence[Any]) -> Rewards:
-        return stack.enter_context(rewards_of(work.config, specs, begun.start.tokenizer, run))
+        return stack.enter_context(rewards_of(work.config, specs, begun.start.tokenizer, run, people))
 
     found = preflight(work.config, begun.start, data, work.console, open_rewards=open_rewards)
     sampling, rewards = found.sampling, found.rewards.get("rewards")
-    judges = found.rewards.get("eval.rewards", rewards)
+    judges = found.rewards.get("eval.rewards", rewards if evaluation_rewards(work.config) else None)
     stream = None if processes.first else nowhere()
     show = stack.enter_context(progress(work.config.training.steps, algorithm.name, stream))
+    people.says, people.at_once = show.waiting, work.interrupts.at_once
     config, policy, start = _models(work, begun)
     learning = learning_of(config, policy, algorithm, processes)
     # What is learnt against may follow the policy; what is measured stays relative to the start.

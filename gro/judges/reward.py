@@ -15,7 +15,7 @@ from gro.judges.spec import JudgeSettings
 from gro.rewards.batch import Batch, Score, Trouble
 from gro.rewards.functions import TrainerState
 
-_NOT_COLUMNS = frozenset(("prompts", "prompt_ids", "completions", "completion_ids"))
+_NOT_COLUMNS = frozenset(("prompts", "prompt_ids", "completions", "completion_ids", "group_index"))
 
 
 def judge(model: str, **settings: Any) -> list[float | None]:

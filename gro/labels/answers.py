@@ -98,6 +98,24 @@ def worths(kind: Kind, answer: Mapping[str, Any], shown: int) -> list[float]:
     return [float(place == answer["choice"]) for place in range(shown)]
 
 
+def rewards(kind: Kind, worth: Sequence[float]) -> list[float]:
+    """The same from 0 to 1, to learn from: scores from the lowest to the highest; pairs and best as they are; of a
+    ranking the share of the others that each is above, ties counting one half.
+
+    >>> rewards(KINDS["score5"], [1.0, 4.0])
+    [0.0, 0.75]
+    >>> rewards(KINDS["ranking"], worths(KINDS["ranking"], {"ranks": [2, 1, 2]}, 3))
+    [0.25, 1.0, 0.25]
+    """
+    if kind.top:
+        return [(value - 1) / (kind.top - 1) for value in worth]
+    if kind.name != "ranking":
+        return list(worth)
+    equal = [sum(other == value for other in worth) - 1 for value in worth]
+    below = [sum(other < value for other in worth) for value in worth]
+    return [(b + e / 2) / (len(worth) - 1) for b, e in zip(below, equal, strict=True)]
+
+
 def categories(kind: Kind, worth: Sequence[float]) -> dict[tuple[int, ...], float]:
     """What people can agree on: the score of each completion, or of each two which is better (1, 0, −1).
 

@@ -47,6 +47,11 @@ CREATE INDEX label_of ON labels (annotator, id);
 """
 """Times are seconds since 1970 (UTC)."""
 
+USED = """
+CREATE TABLE IF NOT EXISTS used (item TEXT PRIMARY KEY REFERENCES items, time REAL NOT NULL) WITHOUT ROWID
+"""
+"""Items whose labels a run has learnt from (`gro.labels.used`): from then on they stay as they are."""
+
 
 class Conflict(GroError):
     """Somebody was faster, or the form is an old one: nothing was saved."""
@@ -113,6 +118,7 @@ class Store:
             raise GroError(f"{self.path} is not a file of labels of this version of gro")
         if known["kind"] != self.kind.name:
             raise GroError(f"{self.path} holds labels of the kind {known['kind']!r}, not {self.kind.name!r}")
+        db.execute(USED)
 
     def close(self) -> None:
         """Closes the file."""
@@ -156,12 +162,13 @@ class Store:
         with self.transaction() as db:
             db.execute("DELETE FROM leases WHERE expires < ? AND annotator != ?", (now, annotator))
             held = db.execute(
-                "SELECT item FROM leases JOIN items ON items.id = item WHERE annotator = ? AND done < ?",
+                "SELECT item FROM leases JOIN items ON items.id = item WHERE annotator = ? AND done < ?"
+                " AND item NOT IN (SELECT item FROM used)",
                 (annotator, self.per_item),
             ).fetchone()
             if held is None:
                 held = db.execute(
-                    """SELECT id FROM items WHERE done < :n
+                    """SELECT id FROM items WHERE done < :n AND id NOT IN (SELECT item FROM used)
                     AND done + (SELECT count(*) FROM leases WHERE item = items.id) < :n
                     AND NOT EXISTS (SELECT 1 FROM labels WHERE item = items.id AND annotator = :who
                                     AND withdrawn IS NULL) ORDER BY place LIMIT 1""",
@@ -174,7 +181,7 @@ class Store:
             "SELECT prompt, completions, completion_shas FROM items WHERE id = ?", (item,)
         ).fetchone()
         texts = dict(zip(json.loads(shas), json.loads(completions), strict=True))
-        new = (item, annotator, secrets.token_hex(8), json.dumps(self._shuffled(item, annotator, list(texts))), expires)
+        new = (item, annotator, secrets.token_hex(8), json.dumps(self.shuffled(item, annotator, list(texts))), expires)
         db.execute(
             "INSERT INTO leases VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET expires = excluded.expires", new
         )
@@ -183,7 +190,7 @@ class Store:
         ).fetchone()
         return Offered(item, lease, json.loads(prompt), [texts[sha] for sha in json.loads(shown)])
 
-    def _shuffled(self, item: str, annotator: str, shas: list[str]) -> list[str]:
+    def shuffled(self, item: str, annotator: str, shas: list[str]) -> list[str]:
         """An order of its own for each item and person, the same when it is shown again."""
         seed = hashlib.sha256(json.dumps([self.seed, item, annotator]).encode()).digest()
         return random.Random(seed).sample(sorted(shas), len(shas))
@@ -196,18 +203,23 @@ class Store:
                 if known[1:3] != (sent.item, sent.annotator) or json.loads(known[3]) != sent.answer:
                     raise Conflict("not saved: this key belongs to another label")
                 return {"label": known[0], "repeated": True}
-            lease = self._standing_lease(db, sent)
-            prompt_sha, done = db.execute("SELECT prompt_sha, done FROM items WHERE id = ?", (sent.item,)).fetchone()
-            assert done < self.per_item
-            answer = checked(self.kind, sent.answer, len(json.loads(lease)))
-            version = db.execute("SELECT count(*) + 1 FROM labels WHERE item = ?", (sent.item,)).fetchone()[0]
-            skipped = is_skip(answer)
-            row = (sent.item, sent.annotator, self.kind.name, prompt_sha, lease, json.dumps(answer), skipped)
-            row += (sent.rationale, sent.seconds, sent.key, version, time.time())
-            made = db.execute("INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
+            number = self.insert(db, sent, self._standing_lease(db, sent))
             db.execute("DELETE FROM leases WHERE item = ? AND annotator = ?", (sent.item, sent.annotator))
-            db.execute("UPDATE items SET done = done + ? WHERE id = ?", (not skipped, sent.item))
-            return {"label": made.lastrowid, "repeated": False}
+            return {"label": number, "repeated": False}
+
+    def insert(self, db: sqlite3.Connection, sent: Sent, shown: str) -> int:
+        """A new label of texts in the order shown (hashes, as JSON); its number."""
+        prompt_sha, done = db.execute("SELECT prompt_sha, done FROM items WHERE id = ?", (sent.item,)).fetchone()
+        assert done < self.per_item
+        answer = checked(self.kind, sent.answer, len(json.loads(shown)))
+        version = db.execute("SELECT count(*) + 1 FROM labels WHERE item = ?", (sent.item,)).fetchone()[0]
+        skipped = is_skip(answer)
+        row = (sent.item, sent.annotator, self.kind.name, prompt_sha, shown, json.dumps(answer), skipped)
+        row += (sent.rationale, sent.seconds, sent.key, version, time.time())
+        made = db.execute("INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
+        db.execute("UPDATE items SET done = done + ? WHERE id = ?", (not skipped, sent.item))
+        assert made.lastrowid is not None
+        return made.lastrowid
 
     def _standing_lease(self, db: sqlite3.Connection, sent: Sent) -> str:
         """The hashes that this form shows; a `Conflict` where the form is stale."""
@@ -221,6 +233,8 @@ class Store:
             raise Conflict(f"not saved: already labelled by {sent.annotator}, perhaps in another tab")
         if len(others) >= self.per_item:
             raise Conflict(f"not saved: already labelled by {', '.join(others)}")
+        if db.execute("SELECT 1 FROM used WHERE item = ?", (sent.item,)).fetchone() is not None:
+            raise Conflict("not saved: the run has gone on without this answer")
         if found is None:
             if db.execute("SELECT 1 FROM items WHERE id = ?", (sent.item,)).fetchone() is None:
                 raise Conflict("not saved: there is no such item")
@@ -238,6 +252,8 @@ class Store:
                                (label, annotator)).fetchone()  # fmt: skip
             if found is None:
                 raise Conflict(f"{annotator} has no label number {label}")
+            if db.execute("SELECT 1 FROM used WHERE item = ?", (found[0],)).fetchone() is not None:
+                raise Conflict("the run has learnt from this label already, so it stays")
             if found[2] is None:
                 db.execute("UPDATE labels SET withdrawn = ? WHERE id = ?", (now, label))
                 db.execute("UPDATE items SET done = done - ? WHERE id = ?", (1 - found[1], found[0]))
@@ -247,7 +263,10 @@ class Store:
 
     def last(self, annotator: str) -> int | None:
         """The number of the label that this person would undo."""
-        query = "SELECT max(id) FROM labels WHERE annotator = ? AND withdrawn IS NULL"
+        query = (
+            "SELECT max(id) FROM labels WHERE annotator = ? AND withdrawn IS NULL"
+            " AND item NOT IN (SELECT item FROM used)"
+        )
         return self.read(query, (annotator,))[0][0]
 
     def read(self, query: str, parameters: Any = ()) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from gro.algorithms.describe import formula
 from gro.assemble import (
     Data,
     Start,
+    asking_in,
     build_algorithm,
     check_names,
     folders_of,
@@ -106,7 +108,8 @@ def check(config: Config, console: Console) -> None:
     with ExitStack() as stack:
 
         def open_rewards(specs: Sequence[Any]) -> Rewards:
-            return stack.enter_context(rewards_of(config, specs, start.tokenizer))
+            people = asking_in(config, Path(config.run).expanduser().absolute())
+            return stack.enter_context(rewards_of(config, specs, start.tokenizer, people=people))
 
         found = preflight(config, start, data, console, open_rewards=open_rewards, full=True)
         console.print(_summary(config, algorithm, data, found))

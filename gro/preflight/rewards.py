@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from gro.assemble import Data
 from gro.config import Config
 from gro.errors import GroError
+from gro.labels.spec import HUMAN, HumanSettings
 from gro.preflight.saying import say
 from gro.rewards import Rewards
 from gro.runs.terminal import number
@@ -60,7 +61,10 @@ def try_rewards(
         got = group.completions[0]
         values = ", ".join(f"{name} {_value(got.rewards.get(name))}" for name in rewards.names)
         say(console, f"  {_short(str(tokenizer.decode(list(text))))!r}: {values}; together {_value(got.reward)}")
-    for name in rewards.names:
+    for name, spec in zip(rewards.names, rewards.specs, strict=True):
+        if spec.name_or_path == HUMAN and HumanSettings.parse(spec.params).simulated is None:
+            say(console, f"{key}: {name}: people are asked when the run waits for them")
+            continue
         found = [group.completions[0].rewards.get(name) for group in scored]
         values = ", ".join(_value(value) for value in found)
         say(console, f"{key}: {name} of {len(groups)} texts of the data, to try it: {values} ({seconds:.2f} s)")

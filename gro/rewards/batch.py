@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from gro.rewards.functions import TrainerState
 
-Kind = Literal["raised", "hung", "died", "value", "return", "untried"]
+Kind = Literal["raised", "hung", "died", "value", "return", "untried", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Trouble:
 
     kind: Kind
     """raised an error; hung past the limit; its process died; unfit value; no proper list to return; untried since
-    other calls had used up the time."""
+    other calls had used up the time; skipped by the people who were asked, which is no failure."""
     message: str
     traceback: str = ""
     output: str = ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gro.errors import GroError
+from gro.errors import GroError, Interrupted
 from gro.rewards.batch import Batch, Kind, Trouble
 from gro.rewards.combine import weighted_sum
 from gro.rewards.functions import TrainerState
@@ -74,7 +74,25 @@ class Scoring(Protocol):
 
 
 Inside = Callable[[Mapping[str, Any]], Scoring]
-"""Makes, from a reward's parameters, what scores inside the trainer's process.  It also sees the column prompt_ids."""
+"""Makes, from a reward's parameters, what scores inside the trainer's process.  It also sees the columns of INSIDE."""
+INSIDE = ("prompt_ids", "group_index")
+"""The prompt's token ids; which completions belong to one group."""
+
+
+def scoring_of(
+    spec: RewardSpec,
+    inside: Mapping[str, Inside],
+    time_limit: float | None = None,
+    *,
+    workers: int = 2,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Scoring:
+    """What scores by one item of a recipe's rewards: see `Rewards`."""
+    place = spec.name_or_path
+    if isinstance(place, str) and place in inside:
+        return inside[place](spec.params)
+    limit = spec.time_limit or time_limit
+    return Pool(place, spec.params, time_limit=limit, workers=workers, memory_limit=memory_limit)
 
 
 class Rewards:
@@ -129,11 +147,7 @@ class Rewards:
         """What they logged per completion (`log_extra`): column → (group, completion) → value."""
         try:
             for spec in self.specs:
-                limit, place = spec.time_limit or time_limit, spec.name_or_path
-                if isinstance(place, str) and place in makers:
-                    pool: Scoring = makers[place](spec.params)
-                else:
-                    pool = Pool(place, spec.params, time_limit=limit, workers=workers, memory_limit=memory_limit)
+                pool = scoring_of(spec, makers, time_limit, workers=workers, memory_limit=memory_limit)
                 self._pools[_fresh(pool.name, self._pools)] = pool
         except BaseException:
             self.close()
@@ -162,13 +176,18 @@ class Rewards:
             return list(groups)
         columns = _columns(groups, samples)
         state = TrainerState(global_step=step)
+        prompts = [list(groups[sample.group].prompt.ids) for sample in samples]
+        inside = columns | dict(zip(INSIDE, (prompts, [sample.group for sample in samples]), strict=True))
         with ThreadPoolExecutor(len(self._pools)) as threads:  # each waits for its own processes
-            ids = {"prompt_ids": [list(groups[sample.group].prompt.ids) for sample in samples]}
             running = {
-                name: threads.submit(pool.score, columns if isinstance(pool, Pool) else columns | ids, state)
+                name: threads.submit(pool.score, columns if isinstance(pool, Pool) else inside, state)
                 for name, pool in self._pools.items()
             }
-            batches = {name: future.result() for name, future in running.items()}
+            try:
+                batches = {name: future.result() for name, future in running.items()}
+            except (Interrupted, KeyboardInterrupt):
+                self.close()  # or the threads would go on waiting, for people even
+                raise
         for name, batch in batches.items():
             self._note_failures(name, batch, groups, samples, step)
             self._note_logged(batch, samples)
@@ -202,7 +221,7 @@ class Rewards:
         self, name: str, batch: Batch, groups: Sequence[Group], samples: Sequence[_Sample], step: int
     ) -> None:
         for row, score in sorted(batch.scores.items()):
-            if not isinstance(score, Trouble):
+            if not isinstance(score, Trouble) or score.kind == "skipped":
                 continue
             sample = samples[row]
             failure = Failure(

@@ -47,7 +47,7 @@ class Progress:
         self._live: Live | None = None
         self._step = 0
         self._metrics: Mapping[str, float] = {}
-        self._generating = ""
+        self._generating, self._waiting = "", ""
         self._generation_began = (0, 0.0)
         self._times: deque[tuple[int, float]] = deque(maxlen=_RECENT + 1)
         self._began = clock()
@@ -71,7 +71,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._generating = ""
+            self._generating = self._waiting = ""
             self._live.stop()
             self._live = None
         self._stdout.close()
@@ -103,6 +103,16 @@ class Progress:
         rate = f", {number((tokens - first) / (now - since))} tokens/s" if now > since else ""
         self._generating = f"generating: {finished} completions done, {tokens} tokens{rate}"
 
+    def waiting(self, text: str) -> None:
+        """Within a step: what it waits for, "" for nothing any more.
+
+        On a terminal a line under the bar that follows it, elsewhere a line when it begins.
+        """
+        if text and not self._waiting and not self._on_terminal:
+            self._plain.write(printable(text) + "\n")
+            self._plain.flush()
+        self._waiting = printable(text)
+
     def note(self, text: str) -> None:
         """Show a line of its own, above the bar: an alarm, where something was saved."""
         self._console.print(Text(printable(text)), soft_wrap=True)
@@ -132,8 +142,8 @@ class Progress:
         lines: list[RenderableType] = [bar]
         if self._metrics:
             lines.append(Text("  ".join(self._numbers()), style="dim"))
-        if self._generating:
-            lines.append(Text(self._generating, style="dim"))
+        if self._waiting or self._generating:
+            lines.append(Text(self._waiting or self._generating, style="" if self._waiting else "dim"))
         return Group(*lines)
 
 

@@ -10,7 +10,11 @@ from gro.labels.answers import kind_named
 from gro.labels.items import read_items
 from gro.labels.store import Store, kind_of
 from gro.web.label.pages import routes
+from gro.web.label.waiting import WaitingRun
 from gro.web.serve import serve
+
+LABELS = Path("labels.db")
+"""Where labels go if nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +39,22 @@ class Asked:
 
 def run_label(asked: Asked) -> None:
     """Prepares the labels' file and serves the page until Ctrl-C."""
-    store = prepare(asked)
+    run = WaitingRun(asked.data) if asked.data is not None and asked.data.is_dir() else None
+    store = prepare(asked) if run is None else _of_run(run, asked)
     try:
         wanted, done = store.read("SELECT count(*), coalesce(sum(done > 0), 0) FROM items")[0]
-        print(f"{asked.labels}: {wanted} items to label as {store.kind.name}, {done} of them have labels")
-        serve(routes(store, asked.name), port=asked.port, open_browser=asked.browser)
+        print(f"{store.path}: {wanted} items to label as {store.kind.name}, {done} of them have labels")
+        serve(routes(store, asked.name, run), port=asked.port, open_browser=asked.browser)
     finally:
         store.close()
+
+
+def _of_run(run: WaitingRun, asked: Asked) -> Store:
+    given = {"--labels": asked.labels != LABELS, "--kind": asked.kind, "--per-item": asked.per_item != 1}
+    given |= {"--model": asked.model, "--reward-model": asked.reward_model}
+    if wrong := [option for option, value in given.items() if value]:
+        raise GroError(f"{wrong[0]}: {run.path} is a run, whose recipe says what is asked, and of how many")
+    return run.store()
 
 
 def prepare(asked: Asked) -> Store:
@@ -52,6 +65,8 @@ def prepare(asked: Asked) -> Store:
     if not asked.labels.absolute().parent.is_dir():
         raise GroError(f"--labels: the folder {asked.labels.absolute().parent} does not exist")
     data = asked.data
+    if data is not None and not data.exists():
+        raise GroError(f"{data} does not exist; to label for a run, start gro train first")
     if asked.model is not None:
         from gro.web.label.material import sampled
 

@@ -19,22 +19,27 @@ from gro.labels.answers import MOST_RATIONALE
 from gro.labels.export import ratings
 from gro.labels.store import Conflict, NotSaved, Sent, Store
 from gro.web.app import json_body, page
+from gro.web.label.waiting import WaitingRun
 
 MOST_NAME = 60
 
 
-def routes(store: Store, name: str = "") -> list[Route]:
-    """The pages over a store; `name` is who labels where nobody says another."""
+def routes(store: Store, name: str = "", run: WaitingRun | None = None) -> list[Route]:
+    """The pages over a store; `name` is who labels where nobody says another, `run` what waits for the labels."""
+
+    def shown(who: str) -> dict[str, Any]:
+        return _shown(store, who) | {"run": run.status if run is not None else None}
 
     async def home(request: Request) -> Response:
         return page(request, "gro label", "label.js", ["label.css"])
 
     async def setting(request: Request) -> Response:
-        return JSONResponse({"kind": store.kind.name, "top": store.kind.top, "name": name, "per_item": store.per_item})
+        asked = {"kind": store.kind.name, "top": store.kind.top, "per_item": store.per_item}
+        return JSONResponse(asked | {"name": name, "run": str(run.path) if run is not None else None})
 
     async def following(request: Request) -> Response:
         who = _annotator(await json_body(request))
-        return await _done(lambda: _shown(store, who))
+        return await _done(lambda: shown(who))
 
     async def label(request: Request) -> Response:
         body = await json_body(request)
@@ -46,7 +51,7 @@ def routes(store: Store, name: str = "") -> list[Route]:
         who, number = _annotator(body), body.get("label")
         if not isinstance(number, int) or isinstance(number, bool) or abs(number) > 1 << 62:
             raise HTTPException(400, "label is the number of a label")
-        return await _done(lambda: (store.undo(who, number), _shown(store, who))[1])
+        return await _done(lambda: (store.undo(who, number), shown(who))[1])
 
     async def agreed(request: Request) -> Response:
         return await _done(lambda: asdict(agreement(ratings(store))) | {"people": people(store)})
@@ -82,8 +87,12 @@ def _shown(store: Store, who: str) -> dict[str, Any]:
 
 
 def progress(store: Store, who: str) -> dict[str, int]:
-    """Labels wanted and there, and this person's."""
-    items, done = store.read("SELECT count(*), coalesce(sum(min(done, ?)), 0) FROM items", (store.per_item,))[0]
+    """Labels wanted and there, and this person's; what a run has used is done, be it that somebody skipped it."""
+    items, done = store.read(
+        "SELECT count(*), coalesce(sum(iif(used.item IS NULL, min(done, :n), :n)), 0)"
+        " FROM items LEFT JOIN used ON used.item = items.id",
+        {"n": store.per_item},
+    )[0]
     mine, skipped = store.read(
         "SELECT count(*) - coalesce(sum(skipped), 0), coalesce(sum(skipped), 0) FROM labels"
         " WHERE annotator = ? AND withdrawn IS NULL",

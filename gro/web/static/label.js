@@ -5,6 +5,7 @@ import { KINDS } from "./label-kinds.js";
 import { markdown, plain } from "./text.js";
 
 const app = document.getElementById("app");
+const EVERY = 1000; // ms between two looks for what a run asks next
 const RETRIES = 6; // times that an answer is sent again on its own, at most 8 s apart
 
 const state = {
@@ -15,6 +16,8 @@ const state = {
   pending: null, // an answer on its way or not saved yet; it keeps its key
   busy: false,
   last: null,
+  timer: 0,
+  run: null, // of a run that waits for labels: running, interrupted or finished
   progress: null,
   rich: localStorage.getItem("gro-plain") !== "yes",
   seconds: 0,
@@ -45,20 +48,51 @@ async function load(from = "/api/label/next", body = {}) {
 async function follow(from = "/api/label/next", body = {}) {
   working(true);
   try {
-    const found = await api(from, { annotator: state.who, ...body });
-    state.offered = found.item;
-    state.last = found.last;
-    state.progress = found.progress;
-    state.draft = found.item && kind().start(found.item.completions.length);
-    state.pending = null;
-    state.seconds = 0;
-    state.since = performance.now();
-    draw(true);
+    show(await api(from, { annotator: state.who, ...body }));
   } catch (error) {
     notice(error.message, "bad");
   } finally {
     working(false);
   }
+}
+
+function show(found) {
+  state.offered = found.item;
+  state.last = found.last;
+  state.progress = found.progress;
+  state.run = found.run;
+  state.draft = found.item && kind().start(found.item.completions.length);
+  state.pending = null;
+  state.seconds = 0;
+  state.since = performance.now();
+  draw(true);
+  document.title = found.run && found.item ? "● gro label" : "gro label"; // for who is in another tab meanwhile
+  if (!found.item && found.run && found.run !== "finished") later();
+}
+
+function later(times = 1) {
+  clearTimeout(state.timer);
+  state.timer = setTimeout(lookAgain, times * EVERY);
+}
+
+// Asks by itself until the run has new answers to rate or is finished.  Draws only when something has changed, so that
+// the focus stays where it is.
+async function lookAgain() {
+  const over = () => state.offered || document.getElementById("name");
+  if (over()) return;
+  if (state.busy) return later();
+  let found;
+  try {
+    found = await api("/api/label/next", { annotator: state.who });
+  } catch (error) {
+    notice(error.message, "bad");
+    return later(5);
+  }
+  if (over()) return;
+  const changed = found.item || found.run !== state.run || found.last !== state.last || found.progress.done !== state.progress.done;
+  if (state.busy || !changed) return later();
+  show(found);
+  notice(found.item ? "New answers have come." : "");
 }
 
 async function send(answer) {
@@ -99,7 +133,8 @@ async function persistently(body) {
 }
 
 const skip = () => send({ skip: true });
-const undo = () => (state.last === null ? notice("there is nothing to undo") : load("/api/label/undo", { label: state.last }));
+const nothing = () => `there is nothing to undo${state.run ? ": what the run has learnt from stays" : ""}`;
+const undo = () => (state.last === null ? notice(nothing()) : load("/api/label/undo", { label: state.last }));
 
 // --- the page ---
 
@@ -138,19 +173,29 @@ function header() {
 }
 
 function finished() {
-  const open = state.progress.done < state.progress.wanted;
-  return el("section", { class: "card", id: "finished" },
-    el("h2", {}, open ? "Nothing is left for you just now" : "Everything is labelled"),
-    el("p", {}, open
-      ? "Others are looking at what remains, or you have skipped it. "
-      : "gro label-export writes the labels as a data set. "),
+  const [title, text] = state.run ? ofRun() : state.progress.done < state.progress.wanted
+    ? ["Nothing is left for you just now", "Others are looking at what remains, or you have skipped it."]
+    : ["Everything is labelled", "gro label-export writes the labels as a data set."];
+  return el("section", { class: "card", id: "finished", role: "status", dataset: { run: state.run ?? "" } },
+    el("h2", {}, title), el("p", {}, text),
     el("div", { class: "row" },
       el("button", { onclick: () => load() }, "Look again"),
       el("button", { onclick: undo, disabled: state.last === null }, "Undo my last ", el("kbd", {}, "u"))));
 }
 
+// What is said while there is nothing to rate for a run.
+function ofRun() {
+  const run = state.setting.run;
+  const exports = `gro label-export ${run} writes what was said as a data set.`;
+  return {
+    running: ["Waiting for the run", `${run} is at work. Its next answers appear here by themselves.`],
+    interrupted: ["The run is interrupted", `${run} goes on by the command that began it. What you have said is kept, and its next answers appear here by themselves.`],
+    finished: ["The run has finished", `${run} has asked for everything that it wanted. Thank you. ${exports}`],
+  }[state.run];
+}
+
 function spoken(said) {
-  const show = (text) => el("div", { class: "text", dir: "auto" }, state.rich ? markdown(text) : el("div", { class: "plain" }, plain(text)));
+  const show = (text) => el("div", { class: "text", dir: "auto" }, !text ? el("em", { class: "faint" }, "(empty)") : state.rich ? markdown(text) : el("div", { class: "plain" }, plain(text)));
   if (typeof said === "string") return show(said);
   if (said.length === 1 && said[0].role === "assistant") return show(said[0].content);
   return said.map((turn) => el("div", { class: "turn" }, el("div", { class: "role" }, turn.role), show(turn.content)));

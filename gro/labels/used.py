@@ -1,0 +1,54 @@
+"""What a run does with a file of labels: looks who has yet to answer, and takes the answers to learn from them.
+
+What was taken stays as it is: a run that goes on from an earlier state asks for the same items, and must get the same
+answers again.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from gro.labels.store import Sent, Store
+
+Answers = dict[str, list[tuple[list[str], dict[str, Any]]]]
+"""Of each item what people have said, skips left out: the hashes in the order shown, and the answer."""
+
+_STANDING = "labels WHERE withdrawn IS NULL AND item IN (SELECT value FROM json_each(?))"
+
+
+def missing(store: Store, items: Collection[str]) -> int:
+    """How many answers, of which a skip is one, are missing until per_item people have answered each of the items."""
+    rows = store.read(f"SELECT count(*) FROM {_STANDING} GROUP BY item", (json.dumps(list(items)),))
+    return len(items) * store.per_item - sum(min(count, store.per_item) for (count,) in rows)
+
+
+def use(store: Store, items: Collection[str]) -> Answers | None:
+    """The answers to these items, which from now on stay as they are; None where some are missing."""
+    with store.transaction() as db:
+        if missing(store, items):
+            return None
+        new = ((item, time.time()) for item in items)
+        db.executemany("INSERT INTO used VALUES (?, ?) ON CONFLICT DO NOTHING", new)
+        answers: Answers = {item: [] for item in items}
+        query = f"SELECT item, shown, answer FROM {_STANDING} AND NOT skipped ORDER BY id"
+        for item, shown, answer in store.read(query, (json.dumps(list(items)),)):
+            answers[item].append((json.loads(shown), json.loads(answer)))
+        return answers
+
+
+def simulate(store: Store, who: Iterable[tuple[str, str]], say: Callable[[str, str, list[str]], Any]) -> None:
+    """Labels of items by annotators that are no people, in one transaction, where answers are missing.
+
+    who: items and annotators.  say: the answer of an annotator to an item's completions (hashes, in the order shown).
+    """
+    with store.transaction() as db:
+        for item, annotator in who:
+            if missing(store, [item]):
+                (shas,) = db.execute("SELECT completion_shas FROM items WHERE id = ?", (item,)).fetchone()
+                shown = store.shuffled(item, annotator, json.loads(shas))
+                sent = Sent(annotator, item, "", secrets.token_hex(16), say(item, annotator, shown))
+                store.insert(db, sent, json.dumps(shown))
