@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from gro.errors import GroError
-from gro.web.app import create_app, json_body, page
+from gro.runs import Run
+from gro.web.app import STATIC, create_app, json_body, page
 from gro.web.guard import HEADERS
+from gro.web.inspect.routes import Inspecting
+from gro.web.label.pages import routes as label_routes
+from gro.web.watch.routes import Watching
+from web.labelling import stored
 
 PORT, TOKEN = 8123, "the-token"
 OWN = f"127.0.0.1:{PORT}"
-EFFECTS: list[str] = []
 
 
 async def _effect(request: Request) -> Response:
-    EFFECTS.append(request.method)
     return JSONResponse(await json_body(request) if request.method == "POST" else {"seen": True})
 
 
@@ -130,26 +136,60 @@ def allowed(case: dict[str, Any]) -> bool:
     return ours and origin == f"http://{case['host']}" and case["site"] in ("same-origin", None)
 
 
+def _inspected(folder: Path) -> Sequence[BaseRoute]:
+    with Run.open(folder / "run", {"algorithm": {"name": "grpo"}}) as run:
+        run.finish()
+    return Inspecting(folder / "run").routes
+
+
+WINDOWS: dict[str, Callable[[Path], Sequence[BaseRoute]]] = {
+    "inspect": _inspected,
+    "label": lambda folder: label_routes(stored(folder)),
+    "watch": lambda folder: Watching([folder]).routes,
+}
+"""The routes of each window."""
+
+
+def test_every_window_is_in_the_matrix():
+    assert set(WINDOWS) == {found.parent.name for found in STATIC.parent.glob("*/__init__.py")}
+
+
 @pytest.mark.fault("W5", "W6")
-def test_only_our_own_pages_are_let_in():
-    """G15: nothing is wrongly accepted, and nothing that is refused has an effect."""
-    application, cases, passed = app(), matrix(), 0
+@pytest.mark.parametrize("window", WINDOWS)
+def test_only_our_own_pages_are_let_in(tmp_path, window):
+    """G15, at every address of a window: nothing is wrongly accepted, and what is refused does not reach its page."""
+    reached: list[str] = []
+
+    async def effect(request: Request) -> Response:
+        reached.append(request.url.path)
+        return Response()
+
+    table: list[Route] = []
+    for route in WINDOWS[window](tmp_path):
+        assert isinstance(route, Route), f"{route}: what else is let in has no test"
+        table.append(Route(route.path, effect, methods=list(route.methods or ())))
+    application, cases = create_app(table, token=TOKEN, port=PORT), matrix()
     assert len(cases) >= 240
-    for case in cases:
-        EFFECTS.clear()
-        headers = {
-            "host": case["host"], "origin": f"http://{case['host']}" if case["origin"] == "own" else case["origin"],
-            "content-type": case["kind"], "sec-fetch-site": case["site"], "cookie": case["cookie"],
-            "x-gro-csrf": application.state.csrf,
-        }  # fmt: skip
-        status, answered, _ = ask(application, case["method"], headers=headers)
-        good = allowed(case)
-        assert (status == 200) == good, (case, status)
-        assert good or (status in (403, 405, 415) and not EFFECTS), (case, status)
-        assert not any(name.startswith("access-control") for name in answered)
-        assert all(answered[name] == value for name, value in HEADERS.items())
-        passed += good
-    assert passed > 30  # the matrix has both
+    asked = [(re.sub(r"{\w+:int}", "1", route.path), route.methods or set()) for route in table]
+    assert not any("{" in path for path, _ in asked)
+    for path, methods in [*asked, ("/static/base.js", {"GET", "HEAD"})]:
+        passed = 0
+        for case in cases:
+            reached.clear()
+            headers = {
+                "host": case["host"], "origin": f"http://{case['host']}" if case["origin"] == "own" else case["origin"],
+                "content-type": case["kind"], "sec-fetch-site": case["site"], "cookie": case["cookie"],
+                "x-gro-csrf": application.state.csrf,
+            }  # fmt: skip
+            status, answered, _ = ask(application, case["method"], path, headers=headers)
+            good = allowed(case) and case["method"] in methods
+            assert (status == 200) == good, (path, case, status)
+            assert good or (status in (403, 405, 415) and not reached), (path, case, status)
+            assert reached == [path] or not good or path.startswith("/static/")
+            assert not any(name.startswith("access-control") for name in answered)
+            assert all(answered[name] == value for name, value in HEADERS.items())
+            passed += good
+        assert passed > 10, path  # the matrix has both
 
 
 @pytest.mark.fault("W5")
