@@ -168,6 +168,7 @@ def test_only_our_own_pages_are_let_in(tmp_path, window):
     for route in WINDOWS[window](tmp_path):
         assert isinstance(route, Route), f"{route}: what else is let in has no test"
         table.append(Route(route.path, effect, methods=list(route.methods or ())))
+    table.append(Route("/any", effect, methods=["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]))  # if one forgot
     application, cases = create_app(table, token=TOKEN, port=PORT), matrix()
     assert len(cases) >= 240
     asked = [(re.sub(r"{\w+:int}", "1", route.path), route.methods or set()) for route in table]
