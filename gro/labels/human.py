@@ -100,7 +100,7 @@ class Human:
         inner: dict[int, Score] = {} if self._inner is None else self._inner.score(columns, state)
         if self._asking.says is None:
             return Batch(columns, state, deque(), {row: inner.get(row) for row in range(len(columns["completions"]))})
-        scores = {row: value for row, value in inner.items() if not isinstance(value, float)}
+        scores: dict[int, Score] = {row: value for row, value in inner.items() if not isinstance(value, float)}
         found = list(pieces(columns, self._together, leave_out=scores))
         fewest = self._settings.asked.fewest
         items = {piece.item.id: piece for piece in found if len(piece.rows) >= fewest}
