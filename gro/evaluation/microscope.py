@@ -13,8 +13,8 @@ from torch import Tensor
 
 from gro.errors import GroError
 from gro.evaluation.material import Material, Place, nothing_selected, why_not, with_drift
-from gro.objective import Algorithm, Anchor, EntropyBonus, FromLoss, Term, loss_value, select
-from gro.objective.units import Unit
+from gro.objective import Algorithm, loss_value
+from gro.objective.factors import decompose
 from gro.policy.policy import Policy
 from gro.training import learner
 from gro.training.batching import Minibatch
@@ -27,79 +27,6 @@ FACTORS = ("share", "w", "v", "u", "slope")
 """Of a term, as they are reported; slope is ∂φ/∂ℓ."""
 _AT_ONCE = 2**20
 """Numbers of all algorithms together that are summed in double precision at a time."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Factors:
-    """One term of the equation, token by token: c = share · w · v · ∂φ/∂ℓ, exactly 0 where nothing is kept.
-
-    All are [B, T]; a factor of a whole completion is repeated over its tokens, and is 0 where no loss is carried.
-    """
-
-    share_BT: Tensor
-    w_BT: Tensor
-    v_BT: Tensor
-    u_BT: Tensor
-    slope_BT: Tensor
-    """∂φ/∂ℓ: 1 for tokens and totals, 1/|y| for averages."""
-
-    @property
-    def c_BT(self) -> Tensor:
-        """The term's part of the coefficients."""
-        return self.share_BT * self.w_BT * self.v_BT * self.slope_BT
-
-
-def decompose(logp_BT: Tensor, batch: Batch, algorithm: Algorithm) -> tuple[Factors, ...]:
-    """The factors of every term that pushes log-probs; their products add up to `gro.objective.coefficients`.
-
-    A loss written as code has no w, v and share of its own: its w is −∂loss/∂φ, and the other two are 1.  An entropy
-    bonus pushes no log-prob and is left out.
-    """
-    assert batch.scales_K is None, "factors that earlier steps have adapted are not part of a single batch"
-    numbers = batch.counts_K or (None,) * len(algorithm.terms)
-    found: list[Factors] = []
-    for term, count in zip(algorithm.terms, numbers, strict=True):
-        if isinstance(term, Term):
-            found.append(_of_term(term, logp_BT, batch, count))
-        elif isinstance(term, FromLoss):
-            found.append(_of_loss(term, logp_BT, batch, count))
-        else:
-            assert isinstance(term, EntropyBonus), term
-    return tuple(found)
-
-
-def _of_term(term: Term, logp_BT: Tensor, batch: Batch, count: float | None) -> Factors:
-    part = term.parts(logp_BT, batch, count)
-    inside_BT = batch.mask_BT & part.keep_B[:, None]
-
-    def over_tokens(factor_BX: Tensor) -> Tensor:
-        return factor_BX.expand_as(inside_BT).masked_fill(~inside_BT, 0.0)
-
-    slope_BT = _slope(term.unit, logp_BT, batch.mask_BT)
-    return Factors(*map(over_tokens, (part.share_BX, part.w_BX, part.v_BX, part.u_BX, slope_BT)))
-
-
-def _of_loss(term: FromLoss, logp_BT: Tensor, batch: Batch, count: float | None) -> Factors:
-    inside_BT = batch.mask_BT & select(term.rows, batch)[:, None]
-    slope_BT = _slope(term.unit, logp_BT, batch.mask_BT).masked_fill(~inside_BT, 0.0)
-    with torch.enable_grad():
-        leaf_BT = logp_BT.detach().requires_grad_()
-        (gradient_BT,) = torch.autograd.grad(term.surrogate(leaf_BT, batch, count), leaf_BT)
-    w_BT = torch.where(slope_BT != 0, -gradient_BT / slope_BT, 0.0)
-    u_BX = term.unit(logp_BT.detach(), batch.mask_BT)
-    base_BT = Anchor(term.base).logp_BT(batch)
-    if base_BT is not None:
-        u_BX = u_BX - term.unit(base_BT.to(logp_BT), batch.mask_BT)
-    one_BT = inside_BT.to(logp_BT)
-    return Factors(one_BT, w_BT, one_BT, u_BX.expand_as(inside_BT).masked_fill(~inside_BT, 0.0), slope_BT)
-
-
-def _slope(unit: Unit, logp_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """[B, T] ∂φ/∂ℓ of each token; rows do not see each other."""
-    with torch.enable_grad():
-        leaf_BT = logp_BT.detach().requires_grad_()
-        (slope_BT,) = torch.autograd.grad(unit(leaf_BT, mask_BT).sum(), leaf_BT)
-    return slope_BT
 
 
 def gradient(

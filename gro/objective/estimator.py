@@ -153,7 +153,7 @@ def surrogate(logp_BT: Tensor, batch: Batch, algorithm: Algorithm) -> Tensor:
     `credit`), the base log-probs the algorithm reads, and optionally the global counts.
     """
     _check(logp_BT, batch)
-    return _total(t.surrogate(logp_BT, batch, n) for t, n in _with_counts(batch, algorithm))
+    return _total(t.surrogate(logp_BT, batch, n) for t, n in counted(batch, algorithm))
 
 
 def coefficients(logp_BT: Tensor, batch: Batch, algorithm: Algorithm) -> Tensor:
@@ -167,17 +167,17 @@ def coefficients(logp_BT: Tensor, batch: Batch, algorithm: Algorithm) -> Tensor:
 
 def entropy_coefficients(batch: Batch, algorithm: Algorithm) -> Tensor | None:
     """e_BT [B, T] = −∂loss/∂H, H the entropy at each token; None where no term looks at it."""
-    pushes = [t.push_BT(batch, n) for t, n in _with_counts(batch, algorithm) if isinstance(t, EntropyBonus)]
+    pushes = [t.push_BT(batch, n) for t, n in counted(batch, algorithm) if isinstance(t, EntropyBonus)]
     return torch.stack(pushes).sum(0) if pushes else None
 
 
 def loss_value(logp_BT: Tensor, batch: Batch, algorithm: Algorithm) -> Tensor:
     """The value of the paper's loss, without gradient; −Σ share·w·v·φ for terms whose paper detaches its ratio."""
     _check(logp_BT, batch)
-    return _total(t.loss_value(logp_BT, batch, n) for t, n in _with_counts(batch, algorithm))
+    return _total(t.loss_value(logp_BT, batch, n) for t, n in counted(batch, algorithm))
 
 
-def _with_counts(batch: Batch, algorithm: Algorithm) -> list[tuple[AnyTerm, float | None]]:
+def counted(batch: Batch, algorithm: Algorithm) -> list[tuple[AnyTerm, float | None]]:
     """The terms at their present scales, each with its denominator."""
     terms = algorithm.terms
     if batch.scales_K is not None:

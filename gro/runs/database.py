@@ -17,7 +17,7 @@ import numpy as np
 from gro.errors import GroError
 from gro.runs import files
 from gro.runs.plain import encodable, plain
-from gro.runs.records import Level, RolloutRecord, pack_floats, pack_ids, unpack_floats
+from gro.runs.records import Level, RolloutRecord, pack_floats, pack_ids
 
 SCHEMA_VERSION = 1
 
@@ -36,7 +36,7 @@ CREATE TABLE rollouts (
     id INTEGER PRIMARY KEY, step INTEGER NOT NULL, row INTEGER NOT NULL, "group" INTEGER NOT NULL,
     text TEXT NOT NULL, ids BLOB NOT NULL, role TEXT NOT NULL, reward REAL, rewards TEXT NOT NULL,
     finish TEXT NOT NULL, temperature REAL NOT NULL, version INTEGER NOT NULL, UNIQUE (step, row));
-CREATE TABLE tokens (                                                                -- float32, little-endian
+CREATE TABLE tokens (                                   -- float32, little-endian: one per token, or one for all
     rollout INTEGER NOT NULL, name TEXT NOT NULL, "values" BLOB NOT NULL, PRIMARY KEY (rollout, name));
 CREATE TABLE events (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, step INTEGER, level TEXT NOT NULL, message TEXT NOT NULL,
@@ -147,7 +147,7 @@ def _insert_tokens(database: sqlite3.Connection, step: int, record: RolloutRecor
         data = None if values is None else pack_floats(values, len(record.completion_ids), name)
         if data is None:
             continue
-        if np.isinf(unpack_floats(data)).any():
+        if np.isinf(np.frombuffer(data, dtype="<f4")).any():
             message = f"{name} of row {record.row} is infinite at step {step}"
             insert_event(database, "warning", message, step, {"row": record.row, "tokens": name})
         database.execute("INSERT INTO tokens VALUES (?, ?, ?)", (rollout, name, data))

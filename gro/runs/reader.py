@@ -95,6 +95,10 @@ class RunReader:
         query = "SELECT max(t) FROM (SELECT max(time) t FROM steps UNION SELECT max(time) FROM events)"
         return self._connection.execute(query).fetchone()[0]
 
+    def kept(self, key: str) -> Any:
+        """What `Run.keep` was given last; None where there is nothing."""
+        return self._meta(key)
+
     def metrics(self, since: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """By name: the steps (int64, ascending) and the values (float64; NaN where the value was not finite).
 
@@ -160,11 +164,11 @@ class RunReader:
 
     def _select(self, query: str, parameters: tuple[Any, ...]) -> list[tuple[int, RolloutRecord]]:
         rows = self._connection.execute(query, parameters).fetchall()
-        return [(row[14], _record(row, self._tokens(row[0]))) for row in rows]
+        return [(row[14], _record(row, self._tokens(row[0], len(unpack_ids(row[6]))))) for row in rows]
 
-    def _tokens(self, rollout: int) -> Mapping[str, np.ndarray]:
+    def _tokens(self, rollout: int, length: int) -> Mapping[str, np.ndarray]:
         query = 'SELECT name, "values" FROM tokens WHERE rollout = ?'
-        return {name: unpack_floats(data) for name, data in self._connection.execute(query, (rollout,))}
+        return {name: unpack_floats(data, length) for name, data in self._connection.execute(query, (rollout,))}
 
 
 def _record(row: tuple[Any, ...], tokens: Mapping[str, np.ndarray]) -> RolloutRecord:

@@ -13,6 +13,20 @@ if TYPE_CHECKING:  # gro.types imports torch, which a reader of runs does not ne
 
 Level = Literal["info", "warning", "error"]
 
+TERMS = "terms"
+"""Under this key a run keeps what the terms of its algorithm are called."""
+FACTORS = ("share", "w", "v", "u", "epsilon", "slope", "clip")
+"""Of a term's part of a coefficient, share · w · v · slope; and what w is a function of."""
+
+
+def factor(term: int, name: str) -> str:
+    """Under which name a factor of a term is recorded among the quantities of tokens.
+
+    >>> factor(0, "share")
+    'term0.share'
+    """
+    return f"term{term}.{name}"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutRecord:
@@ -42,7 +56,8 @@ class RolloutRecord:
     """Per-token quantities by name: T floats each (list, array or tensor), or one that holds for all; NaN: not there.
 
     Names in use: logp (the policy's), sampler, old, ref (log-probs), value (the critic's), return (what it learns),
-    advantage, coefficient, entropy, trained.
+    advantage, coefficient, entropy, trained; and of each term of the equation its factors: see `factor`.  ε is left
+    out where it is measured token by token, where it is logp − u.
     A quantity that is None or NaN throughout is left out.  Reading gives float32 arrays.
     """
     key: int = 0
@@ -75,7 +90,7 @@ def unpack_ids(data: bytes) -> list[int]:
 
 
 def pack_floats(values: Any, length: int, name: str) -> bytes | None:
-    """`length` float32 values as bytes; a single value is repeated; None where there is nothing but NaN.
+    """`length` float32 values as bytes, one where all are the same; None where there is nothing but NaN.
 
     Raises ValueError, naming `name`, where the length is neither `length` nor 1.
     """
@@ -84,12 +99,12 @@ def pack_floats(values: Any, length: int, name: str) -> bytes | None:
         raise ValueError(f"{name} has {array.size} values for {length} tokens")
     if np.isnan(array).all():
         return None
-    return np.ascontiguousarray(np.broadcast_to(array, (length,))).tobytes()
+    return array[:1].tobytes() if (array == array[0]).all() else array.tobytes()
 
 
-def unpack_floats(data: bytes) -> np.ndarray:
-    """The float32 array that `pack_floats` packed."""
-    return np.frombuffer(data, dtype="<f4")
+def unpack_floats(data: bytes, length: int) -> np.ndarray:
+    """The float32 array of this length that `pack_floats` packed."""
+    return np.broadcast_to(np.frombuffer(data, dtype="<f4"), (length,))
 
 
 def _host(values: Any) -> Any:

@@ -13,10 +13,12 @@ from torch import Tensor
 from gro.errors import GroError
 from gro.objective import Algorithm, Term
 from gro.objective.credit import EQUAL
+from gro.objective.factors import label_of, pushing
 from gro.policy.policy import Policy
 from gro.rewards.ranges import ScoreRange
 from gro.runs.plain import exact
 from gro.runs.progress import Progress
+from gro.runs.records import TERMS
 from gro.runs.store import Run
 from gro.training.batching import Minibatch
 from gro.training.critic import CriticUpdate
@@ -85,6 +87,7 @@ class Recorder:
         self._alarms = Alarms(portions.alarms, half=half, whole=not restricted, stops=stops)
         self._kl: float | None = None
         self._seen = 0
+        run.keep(TERMS, [label_of(term) for term in pushing(algorithm)])
 
     def step(self, step: int, result: StepResult) -> None:
         """Record step `step` (counted from 1)."""
@@ -92,7 +95,7 @@ class Recorder:
         if self._stop is not None:
             metrics |= self._stop.step(step, result.minibatch.groups)
         records = rollout_records(
-            result.first, result.minibatch, self.portions.record_groups, self.policy.tokenizer.decode
+            result.first, result.minibatch, self.algorithm, self.portions.record_groups, self.policy.tokenizer.decode
         )
         self.run.record_rollouts(step, records)
         self.run.record(step, metrics)

@@ -29,13 +29,15 @@ FOLDER = "parts"
 """Of a state's directory: what the processes have written."""
 
 
-def read(tensors: Mapping[str, Tensor], folder: Path) -> None:
+def read(tensors: Mapping[str, Tensor], folder: Path, *, among: str = "") -> None:
     """Fills the tensors, whole or cut, in place; all processes together.
+
+    among: they are all of those in the state whose names begin so.
 
     Raises:
         GroError: the state holds other tensors, or cannot be read.
     """
-    shapes = shapes_in(folder)
+    shapes = {name: shape for name, shape in shapes_in(folder).items() if name.startswith(among)}
     wrong = sorted(tensors.keys() ^ shapes.keys()) or [n for n, t in tensors.items() if t.shape != shapes[n]]
     if wrong:
         raise GroError(f"{folder}: not a state of this run: {wrong[0]} is missing, unknown or of another shape")

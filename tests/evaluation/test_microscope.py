@@ -13,8 +13,9 @@ from gro.algorithms import build, names
 from gro.conformance import subject
 from gro.errors import GroError
 from gro.evaluation.material import Material, why_not, with_drift
-from gro.evaluation.microscope import Microscope, by_likeness, cosines, decompose, gradient, same_direction
+from gro.evaluation.microscope import Microscope, by_likeness, cosines, gradient, same_direction
 from gro.objective import coefficients
+from gro.objective.factors import decompose
 from gro.policy.policy import Policy
 from gro.training.batching import Minibatch
 from gro.types import Batch, Completion, Group, Prompt

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gro.runs import Run, RunReader
-from gro.runs.records import RolloutRecord
-from jobs_on_sums import cli, dpo, online, sft, write_data
+from gro.runs.records import TERMS, RolloutRecord
+from jobs_on_sums import SUMS, cli, dpo, online, sft, write_data, write_rows
 
 REWARD = "def letters(completions, **_):\n    return [sum(map(ord, c)) % 7 / 7 for c in completions]\n"
 
@@ -30,7 +30,10 @@ def folder() -> Path:
 
 @cache
 def trained(name: str) -> Path:
-    """A run: sft, grpo, ppo, gro, dpo.  grpo records half of its groups, has checkpoints and restricted samples."""
+    """A run: sft, grpo, twice, ppo, gro, dpo, kto, lora or refreshed.
+
+    grpo records half of its groups, has checkpoints and restricted samples; twice makes four updates of a step.
+    """
     made = folder()
     if name == "sft":
         return made / "sft"
@@ -40,6 +43,15 @@ def trained(name: str) -> Path:
         sampling = {"max_new_tokens": 5, "temperature": 0.8, "top_p": 0.9, "top_k": 40}
         more = {"sampling": sampling, "training__record_groups": 2, "training__save_every": 2}
         _train(online(made, "grpo", **(common | more)))
+    elif name == "twice":
+        _train(online(made, name, **(common | {"training__epochs": 2, "training__minibatches": 2})))
+    elif name == "kto":
+        labels = (
+            {"prompt": f"{a}+{b}=", "completion": str(a + b + (a + b) % 2), "label": (a + b) % 2 == 0} for a, b in SUMS
+        )
+        data = {"path": str(write_rows(made / "labels.jsonl", labels))}
+        keys = {"algorithm": name, "eval": None, "optimizer": {"learning_rate": 1e-2}, "training__steps": 2}
+        _train(dpo(made, name, offline=data, prompts_per_step=16, **keys))
     elif name == "dpo":
         _train(dpo(made, "dpo", eval=None, optimizer={"learning_rate": 1e-2}, training__steps=2))
     else:
@@ -52,9 +64,15 @@ def _train(recipe: Path) -> None:
     assert done.code == 0, done.err
 
 
-def written(path: Path, steps: Sequence[Sequence[RolloutRecord]], config: dict[str, Any] | None = None) -> Path:
-    """A run directory that holds these records at steps 1, 2, …"""
+def written(
+    path: Path,
+    steps: Sequence[Sequence[RolloutRecord]],
+    config: dict[str, Any] | None = None,
+    terms: Sequence[str] = (),
+) -> Path:
+    """A run directory that holds these records at steps 1, 2, …, and the names of the algorithm's terms."""
     with Run.open(path, config or {"algorithm": {"name": "grpo"}}) as run:
+        run.keep(TERMS, list(terms))
         for step, records in enumerate(steps, 1):
             run.record_rollouts(step, records)
             run.record(step, {"reward": step / 10})

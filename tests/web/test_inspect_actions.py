@@ -43,8 +43,8 @@ def restricted(p_V: torch.Tensor, top_k: int, top_p: float) -> dict[int, float]:
     return {token: float(p_V[token]) / mass for token in kept}
 
 
-@pytest.mark.parametrize(("step", "after", "place"), [(1, 0, None), (3, 2, "checkpoints/step-2")])
-def test_actions_are_transformers_softmax_of_the_same_checkpoint(step: int, after: int, place: str | None) -> None:
+@pytest.mark.parametrize(("step", "place"), [(1, None), (3, "checkpoints/step-2")])
+def test_actions_are_transformers_softmax_of_the_same_checkpoint(step: int, place: str | None) -> None:
     run = trained("grpo")
     worker = Worker(run)
     start = folder() / "sft" / "model"
@@ -54,7 +54,8 @@ def test_actions_are_transformers_softmax_of_the_same_checkpoint(step: int, afte
         prefix = [*record.prompt_ids, *record.completion_ids[:at]]
         policy_V = softmax(run / place if place else start, prefix, 0.8)
         taken = record.completion_ids[at]
-        assert (found["after"], found["wanted"]) == (after, step - 1)
+        assert found["whose"] == [f"Policy: {place or 'the model it started from'}, exactly the weights of this step."]
+        assert found["exact"]
         assert list(found["ids"][:50]) == policy_V.topk(50).indices.tolist()
         assert taken in found["ids"]
         np.testing.assert_allclose(found["policy"], policy_V[list(found["ids"])], rtol=1e-4)
@@ -70,13 +71,12 @@ def test_actions_are_transformers_softmax_of_the_same_checkpoint(step: int, afte
 
 def test_a_token_outside_the_top_is_added_and_ranked() -> None:
     logits = torch.arange(100.0).flip(0) / 10  # token 0 is the most probable
-    state = top_actions(logits, None, 70, Sampling(), top=50)
+    state = top_actions(logits, None, None, 70, Sampling(), top=50)
     assert state.ids == (*range(50), 70)
-    assert (state.rank, state.reference) == (71, None)
+    assert (state.rank, state.reference, state.sampler) == (71, None, None)
     np.testing.assert_allclose(state.policy[-1], logits.double().softmax(-1)[70])
-    assert top_actions(logits, None, 3, Sampling(), drawn=False).sampler is None
     with pytest.raises(GroError, match="token 100 is not in the model's vocabulary of 100"):
-        top_actions(logits, None, 100, Sampling())
+        top_actions(logits, None, None, 100, Sampling())
 
 
 def test_the_nearest_weights_are_taken_and_of_two_the_earlier(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_weights_of_a_state_lie_over_the_start(tmp_path: Path) -> None:
         )
         record = records(run, 2)[0]
         found = worker.answer({"do": "actions", "step": 2, "row": record.row, "at": 0})
-        assert (found["after"], found["from"]) == (1, "state/step-1")
+        assert found["whose"] == ["Policy: state/step-1, exactly the weights of this step."]
         moved = AutoModelForCausalLM.from_pretrained(run / "model")
         with torch.no_grad():
             for name, parameter in moved.named_parameters():
@@ -133,12 +133,12 @@ def asking() -> Asking:
 
 def test_the_worker_answers_refuses_dies_and_is_started_again(asking: Asking) -> None:
     try:
-        assert asking.ask("parts", step=1)["error"] < 1e-5
+        assert len(asking.ask("actions", step=1, row=0, at=0)["policy"]) >= 50
         first = asking._process
         with pytest.raises(GroError, match="has no completion 99"):
             asking.ask("actions", step=1, row=99, at=0)
-        with pytest.raises(GroError, match="rollouts of step 77"):
-            asking.ask("parts", step=77)
+        with pytest.raises(GroError, match="step 77 has no completion 0"):
+            asking.ask("actions", step=77, row=0, at=0)
         assert first is not None
         assert asking._process is first
         first.kill()
@@ -155,10 +155,10 @@ def test_an_idle_worker_ends_and_a_silent_one_is_ended() -> None:
     try:
         asking.seconds = 0.0
         with pytest.raises(GroError, match="no answer within 0 s"):
-            asking.ask("parts", step=1)
+            asking.ask("actions", step=1, row=0, at=0)
         assert asking._process is None
         asking.seconds = 300.0
-        asking.ask("parts", step=1)
+        asking.ask("actions", step=1, row=0, at=0)
         process = asking._process
         assert process is not None
         assert process.wait(60) == 0
@@ -194,10 +194,10 @@ with served(inspecting.routes) as server:
     assert server.get(f"/api/inspect/steps/{run['steps'][0]}/rows/0/actions/99999")[0] == 404
 print([name for name in ("torch", "transformers") if name in sys.modules])
 """
-    here = str(Path(__file__).parent)
+    here = [str(folder) for folder in Path(__file__).parents[:2]]
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {here!r})\n{code}", str(trained("grpo"))],
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {here!r}\n{code}", str(trained("grpo"))],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.stdout.strip() == "[]", done.stdout + done.stderr + f" after {time.monotonic() - started:.0f} s"

@@ -15,7 +15,7 @@ from serving import Served, served
 from tokenizers import Tokenizer, models
 
 from gro.runs import Run
-from gro.runs.records import RolloutRecord
+from gro.runs.records import FACTORS, RolloutRecord, factor
 from gro.web.inspect.routes import Inspecting
 
 pytestmark = pytest.mark.timeout(900)
@@ -142,12 +142,10 @@ def test_colours_and_numbers_are_those_of_the_run(page: Any, server: Served) -> 
     until(page, "document.querySelector('#tokens-a .token').title.endsWith('yes')")
 
 
-def test_the_parts_are_worked_out_and_multiply_to_the_coefficient(page: Any, server: Served) -> None:
+def test_the_parts_multiply_to_the_coefficient(page: Any, server: Served) -> None:
     row = next(r for r in records(trained("grpo"), 3) if abs(r.tokens["coefficient"][0]) > 1e-6)
     opened(page, server, f"#step=3&row={row.row}&at=0")
-    page.click("#explain")
     page.wait_for_selector(".parts")
-    assert view(page)["q"] == "term0.share"
     cells = page.locator(".parts tbody tr").evaluate_all("all => all.map(r => [...r.cells].map(c => c.textContent))")
     assert len(cells) == 2
     total = 0.0
@@ -155,6 +153,7 @@ def test_the_parts_are_worked_out_and_multiply_to_the_coefficient(page: Any, ser
         assert float(share) * float(w) * float(v) * float(slope) == pytest.approx(float(product), rel=2e-3)
         total += float(product)
     assert total == pytest.approx(float(row.tokens["coefficient"][0]), rel=2e-3)
+    page.select_option("#quantity", "term0.share")
     press(page, "q", q="term0.w")
     page.select_option("#quantity", "term0.clip")
     until(page, "document.querySelector('#tokens-a .token').title.includes('inside')")
@@ -175,9 +174,7 @@ def test_the_top_actions_and_which_was_taken(page: Any, server: Served) -> None:
     assert taken.count() == 1
     assert "taken" in taken.inner_text()
     assert taken.locator("td").first.inner_text() == str(told["rank"])
-    assert (
-        "checkpoints/step-2, after 2 updates, exactly the weights of this step" in page.locator("#whose").inner_text()
-    )
+    assert "Policy: checkpoints/step-2, exactly the weights of this step." in page.locator("#whose").inner_text()
     press(page, "ArrowRight", at=1)
     until(page, "document.querySelector('#actions').getAttribute('aria-busy') === 'false'")
     assert (
@@ -237,7 +234,6 @@ def test_without_a_mouse(page: Any, server: Served) -> None:
         "quantity",
         "tokens-a",
         "walk-on",
-        "explain",
         "act",
     }
     assert wanted <= set(reached)
@@ -284,11 +280,11 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         RolloutRecord(
             group=index, row=index, prompt=text, prompt_ids=[index], completion=text, completion_ids=ids,
             reward=float(index), rewards={text: 1.0, "<img src=x onerror=alert(2)>": None}, finish="stop",
-            tokens={"logp": [-1.0] * len(ids), "coefficient": [0.5] * len(ids)},
+            tokens={"logp": -1.0, "coefficient": 0.5, **{factor(0, name): 1.0 for name in FACTORS}},
         )
         for index, text in enumerate(HOSTILE)
     ]  # fmt: skip
-    written(run, [rows], {"algorithm": {"name": HOSTILE[0]}, "model": {"path": None}})
+    written(run, [rows], {"algorithm": {"name": HOSTILE[0]}, "model": {"path": None}}, HOSTILE[:20])
     (run / "start").mkdir()
     Tokenizer(models.WordLevel(vocabulary, unk_token=HOSTILE[0])).save(str(run / "start" / "tokenizer.json"))
     inspecting = Inspecting(run)
@@ -298,24 +294,14 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_hostile_texts_stay_texts(page: Any, hostile: Served) -> None:
-    """200 of them as tokens, prompts, completions, names of rewards, actions and notes of the worker."""
+    """200 of them as tokens, prompts, completions, names of rewards, terms, actions and notes of the worker."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    terms = [
-        {
-            "label": HOSTILE[7],
-            "clips": False,
-            "determined": True,
-            "rows": {"0": {"share": [1.0] * 200, "w": [1.0] * 200}},
-        }
-    ]
-    parts = {"error": 0.0, "notes": list(HOSTILE), "terms": terms}
     actions = {
         "ids": list(range(200)), "policy": [0.005] * 200, "reference": [0.005] * 200, "sampler": [0.005] * 200,
-        "rank": 1, "entropy": 1.0, "after": 0, "wanted": 0, "from": HOSTILE[3], "refreshed": False,
-        "words": list(HOSTILE), "taken": 0, "recorded": {},
+        "rank": 1, "entropy": 1.0, "whose": list(HOSTILE), "exact": True, "words": list(HOSTILE),
+        "taken": 0, "recorded": {},
     }  # fmt: skip
-    page.route("**/parts", lambda route: route.fulfill(json=parts))
     page.route("**/actions/*", lambda route: route.fulfill(json=actions))
     opened(page, hostile, "#step=1&row=0&at=5&act=1&q=term0.share")
     page.wait_for_selector(".actions tbody tr")
@@ -393,8 +379,7 @@ def test_a_model_that_cannot_be_loaded_and_a_server_that_has_gone(page: Any, tmp
         opened(page, server, "#at=0&act=1")
         page.wait_for_selector("#actions [role=alert]")
         assert "has no weights to load" in page.locator("#actions").inner_text()
-        page.select_option("#quantity", "term0.w")
-        page.wait_for_selector("#part-heat [role=alert]")
+        assert "were not recorded" in page.locator("#part-state").inner_text()
     inspecting.close()
     page.evaluate("location.hash = '#step=1&row=0&at=1&act=1'")
     until(page, "document.querySelector('#actions').textContent.includes('is it still running in the terminal?')")

@@ -1,4 +1,4 @@
-"""Which weights of a run lie on disk, and which of them are nearest to those that a step saw."""
+"""Which weights of a run lie on disk, and which of them are those that a step saw, or nearest to them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,26 @@ from gro.runs import RunReader
 from gro.runs.store import CHECKPOINTS, DATABASE, STATE
 
 MODEL, START = "model", "start"
+WHOLE, PARTS = "{}.safetensors", "parts"
+"""Of a state: tensors in one file, or what several processes have written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """The policy after some updates."""
+    """The policy after some steps."""
 
     after: int
-    """Number of updates behind it."""
+    """Number of steps behind it."""
     path: Path
-    kind: Literal["model", "state"]
-    """model: a folder in Hugging Face format.  state: what a run continues from, over the starting model."""
+    kind: Literal["model", "policy", "reference"]
+    """model: a folder in Hugging Face format, or an adapter's.  policy, reference: of a state, from which a run
+    continues, over the starting model."""
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Other than before where the folder was replaced by another of its name; OSError where it has gone."""
+        found = self.path.stat()
+        return found.st_ino, found.st_mtime_ns
 
 
 def saved(reader: RunReader) -> list[Weights]:
@@ -36,13 +45,12 @@ def saved(reader: RunReader) -> list[Weights]:
         found.append(Weights(reader.last_step or 0, reader.path / MODEL, "model"))
     found += [Weights(n, path, "model") for n, path in _numbered(reader.path / CHECKPOINTS)]
     if start is not None:
-        states = _numbered(reader.path / STATE)
-        found += [Weights(n, path, "state") for n, path in states if (path / "weights.safetensors").is_file()]
+        found += [Weights(n, path, "policy") for n, path in _states(reader, "weights")]
     return sorted(found, key=lambda w: (w.after, w.kind))
 
 
 def nearest(weights: Sequence[Weights], after: int, where: Path) -> Weights:
-    """The weights nearest to those after so many updates, of two the earlier; GroError where there are none.
+    """The weights nearest to those after so many steps, of two the earlier; GroError where there are none.
 
     >>> nearest([Weights(0, start, "model"), Weights(4, later, "model")], 2, run).after
     0
@@ -53,6 +61,26 @@ def nearest(weights: Sequence[Weights], after: int, where: Path) -> Weights:
             "is not here; training.save_every keeps checkpoints"
         )
     return min(weights, key=lambda w: (abs(w.after - after), w.after))
+
+
+def reference_after(step: int, refresh_every: int) -> int:
+    """Which policy the reference of a step was: that after so many steps; 0: the start.
+
+    >>> [reference_after(step, 2) for step in (1, 2, 3, 4, 5)]
+    [0, 0, 2, 2, 4]
+    """
+    return (step - 1) // refresh_every * refresh_every if refresh_every else 0
+
+
+def reference_of(reader: RunReader, step: int, refresh_every: int) -> Weights | None:
+    """The reference that a step had, and nothing near it; None where it is not on this machine."""
+    after = reference_after(step, refresh_every)
+    exact = next((one for one in saved(reader) if one.after == after), None)
+    if exact is not None or after == 0 or start_folder(reader) is None:
+        return exact
+    # A state holds the reference of its time, which is the same until it is refreshed again.
+    states = _states(reader, "reference")
+    return next((Weights(after, p, "reference") for n, p in states if after <= n < after + refresh_every), None)
 
 
 def start_folder(reader: RunReader) -> Path | None:
@@ -66,7 +94,23 @@ def start_folder(reader: RunReader) -> Path | None:
     folder = Path(named).expanduser()
     if (folder / DATABASE).is_file():
         folder = folder / MODEL
-    return folder if folder.is_dir() else None
+    return folder if folder.is_dir() else _of_the_hub(named)
+
+
+def _of_the_hub(name: str) -> Path | None:
+    """The copy that this machine has of a model with this name; nothing is fetched."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):  # it has none, or this is no name
+        return None
+
+
+def _states(reader: RunReader, what: str) -> list[tuple[int, Path]]:
+    """States with these tensors; what several processes have written may hold them or not."""
+    found = _numbered(reader.path / STATE)
+    return [(n, p) for n, p in found if (p / WHOLE.format(what)).is_file() or (p / PARTS / ".metadata").is_file()]
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:

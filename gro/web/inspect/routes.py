@@ -15,10 +15,10 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from gro.runs import RunReader
-from gro.runs.records import RolloutRecord
+from gro.runs.records import TERMS, RolloutRecord
 from gro.web.app import page
 from gro.web.inspect.asking import Asking
-from gro.web.inspect.stored import QUANTITIES, numbers, quantities, summary_of
+from gro.web.inspect.stored import QUANTITIES, numbers, parts_of, quantities, summary_of
 from gro.web.inspect.words import words_of
 
 PATH = "/inspect"
@@ -42,7 +42,7 @@ class Inspecting:
 
     @property
     def routes(self) -> list[Route]:
-        """A page and five questions."""
+        """A page and four questions."""
         step, row = "/api/inspect/steps/{step:int}", "/rows/{row:int}"
         return [
             Route("/", lambda _: RedirectResponse(PATH)),
@@ -50,7 +50,6 @@ class Inspecting:
             Route("/api/inspect/run", self._overview),
             Route(step, self._step),
             Route(step + row, self._completion),
-            Route(f"{step}/parts", self._parts),
             Route(f"{step}{row}/actions/{{at:int}}", self._actions),
         ]
 
@@ -70,15 +69,17 @@ class Inspecting:
             if name is not None:
                 steps, values = metrics[name]
                 curve = {"name": name, "steps": steps.tolist(), "values": numbers(values)}
+            training = reader.config.get("training") or {}
             return JSONResponse(
                 {
                     "name": self.run.name,
                     "status": reader.status,
                     "algorithm": algorithm.get("name") if isinstance(algorithm, dict) else str(algorithm),
                     "last_step": reader.last_step,
+                    "updates": training.get("epochs", 1) * training.get("minibatches", 1),
                     "steps": reader.rollout_steps(),
                     "curve": curve,
-                    "quantities": [asdict(q) for q in QUANTITIES],
+                    "quantities": [asdict(q) for q in (*QUANTITIES, *parts_of(reader.kept(TERMS) or ()))],
                 }
             )
 
@@ -113,10 +114,6 @@ class Inspecting:
                     "quantities": {name: numbers(values) for name, values in quantities(record).items()},
                 }
             )
-
-    def _parts(self, request: Request) -> Response:
-        with self._records(request):
-            return JSONResponse(self.asking.ask("parts", step=request.path_params["step"]))
 
     def _actions(self, request: Request) -> Response:
         with self._records(request) as (reader, records):

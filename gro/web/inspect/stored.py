@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from gro.runs.records import RolloutRecord
+from gro.runs.records import FACTORS, RolloutRecord, factor
 
 Scale = Literal["signed", "positive", "negative", "ratio", "flag", "state"]
 """signed: 0 is in the middle.  positive, negative: 0 is an end.  ratio: 1 is in the middle, by its logarithm.
@@ -23,6 +23,9 @@ class Quantity:
     label: str
     meaning: str
     scale: Scale
+    term: int | None = None
+    """Of which term of the equation it is a part, counted from 1; None: of none."""
+    term_label: str = ""
 
 
 QUANTITIES = (
@@ -42,9 +45,35 @@ QUANTITIES = (
     Quantity("kl3", "KL to reference, k3", "e^−u − 1 + u: never negative", "positive"),
     Quantity("trained", "loss mask", "whether the token carries loss", "flag"),
 )
+PARTS = (
+    Quantity("share", "share", "who counts how much: one over a count of the whole update", "signed"),
+    Quantity("w", "w", "the weight: how hard the term still pulls, given how far the token has come", "signed"),
+    Quantity("v", "v", "the value: how the advantage becomes strength and sign", "signed"),
+    Quantity("epsilon", "ε", "the anchor: what the log-likelihood is compared with", "signed"),
+    Quantity("u", "u", "the log-likelihood above its anchor: what w is a function of", "signed"),
+    Quantity("slope", "∂φ/∂ℓ", "how far the unit moves with this token: 1 for totals, 1/|y| for averages", "signed"),
+    Quantity("c", "share · w · v · ∂φ/∂ℓ", "the term's part of the coefficient", "signed"),
+    Quantity(
+        "clip", "clip state", "−1, 1: below, above the region; 2: past the dual bound; there w is 0 or cut", "state"
+    ),
+)
+"""Of each term."""
 _STORED = ("coefficient", "advantage", "value", "return", "logp", "old", "ref", "sampler", "entropy", "trained")
 _MOST = 20.0
 """Log-ratios beyond this are cut before they are exponentiated, as in the objective."""
+
+
+def parts_of(terms: Sequence[str]) -> list[Quantity]:
+    """What can be looked at of the terms with these labels.
+
+    >>> [q.name for q in parts_of(["clip(r) · ℓ_t, scored"])][:3]
+    ['term0.share', 'term0.w', 'term0.v']
+    """
+    return [
+        replace(part, name=factor(k, part.name), term=k + 1, term_label=label)
+        for k, label in enumerate(terms)
+        for part in PARTS
+    ]
 
 
 def quantities(record: RolloutRecord) -> dict[str, np.ndarray]:
@@ -65,7 +94,20 @@ def quantities(record: RolloutRecord) -> dict[str, np.ndarray]:
             found["kl3"] = np.expm1(np.clip(-u, -_MOST, _MOST)) + u
     if record.reward is not None and record.role == "sample" and len(record.completion_ids):
         found["reward"] = _placed(record)
-    return {q.name: found[q.name] for q in QUANTITIES if q.name in found}
+    return found | _parts(record)
+
+
+def _parts(record: RolloutRecord) -> dict[str, np.ndarray]:
+    """The factors of each term, and their product."""
+    found: dict[str, np.ndarray] = {}
+    for k in range(sum(name.endswith(".share") for name in record.tokens)):
+        mine = {name: factor(k, name) for name in FACTORS}
+        have = {n: np.asarray(record.tokens[full], np.float64) for n, full in mine.items() if full in record.tokens}
+        have["c"] = have["share"] * have["w"] * have["v"] * have["slope"]
+        if "epsilon" not in have:  # measured token by token
+            have["epsilon"] = np.where(have["slope"] != 0, record.tokens["logp"] - have["u"], 0.0)
+        found |= {factor(k, name): value for name, value in have.items()}
+    return found
 
 
 def _placed(record: RolloutRecord) -> np.ndarray:

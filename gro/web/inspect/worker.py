@@ -2,8 +2,7 @@
 
 `python -m gro.web.inspect.worker RUN DEVICE IDLE_SECONDS`
 
-    {"id": 1, "do": "parts", "step": 4}                          the factors of every recorded coefficient of a step
-    {"id": 2, "do": "actions", "step": 4, "row": 0, "at": 3}     the distributions in the state before a token
+    {"id": 1, "do": "actions", "step": 4, "row": 0, "at": 3}     the distributions in the state before a token
 
 It ends by itself when its input ends or nobody has asked for a while: the page's server starts it when it is needed.
 """
@@ -15,17 +14,16 @@ import os
 import select
 import sys
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from gro.assemble import build_algorithm
 from gro.config import Config, load_config
 from gro.errors import GroError
-from gro.objective import Algorithm
 from gro.runs import RunReader
-from gro.web.inspect.actions import Models, state_of
-from gro.web.inspect.quantities import StepParts, parts_of
-from gro.web.inspect.stored import numbers
+from gro.runs.records import RolloutRecord
+from gro.web.inspect.actions import Models, Whose, state_of
+from gro.web.inspect.checkpoints import Weights, reference_after
 
 
 class Worker:
@@ -34,15 +32,12 @@ class Worker:
     def __init__(self, run: Path, device: str = "cpu") -> None:
         self.run, self.device = run, device
         self._config: Config | None = None
-        self._algorithm: Algorithm | None = None
         self._models: Models | None = None
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """What is asked for; GroError with the reason where it cannot be had."""
         step = int(question["step"])
         with RunReader(self.run) as reader:
-            if question["do"] == "parts":
-                return self._parts(reader, step)
             if question["do"] == "actions":
                 return self._actions(reader, step, int(question["row"]), int(question["at"]))
         raise GroError(f"{question['do']!r} is not a question")
@@ -54,58 +49,51 @@ class Worker:
             self._config = load_config(self.run, needs=())
         return self._config
 
-    def _parts(self, reader: RunReader, step: int) -> dict[str, Any]:
-        if self._algorithm is None:
-            self._algorithm = build_algorithm(self.config)
-        groups = len({record.group for record in reader.rollouts(step)})
-        training = self.config.training
-        alone = training.minibatches == 1 and groups >= self.config.prompts_per_step
-        whole = groups < training.record_groups or alone
-        return plain_parts(parts_of(reader, step, self._algorithm, whole=whole))
-
     def _actions(self, reader: RunReader, step: int, row: int, at: int) -> dict[str, Any]:
         if self._models is None:
             self._models = Models(self.config, self.device)
         record = next((r for r in reader.rollouts(step) if r.row == row), None)
         if record is None or not 0 <= at < len(record.completion_ids):
             raise GroError(f"step {step} has no completion {row} with a token {at}")
-        state, weights = state_of(reader, self._models, step, record, at)
+        state, whose = state_of(reader, self._models, step, record, at)
+        every = self.config.training.refresh_reference
         return {
-            "ids": state.ids,
-            "policy": state.policy,
-            "reference": state.reference,
-            "sampler": state.sampler,
-            "rank": state.rank,
-            "entropy": state.entropy,
-            "after": weights.after,
-            "wanted": step - 1,
-            "from": str(weights.path.relative_to(self.run) if weights.path.is_relative_to(self.run) else weights.path),
-            "refreshed": bool(self.config.training.refresh_reference),
+            **asdict(state),
+            "exact": whose.policy.after == step - 1 and (every == 0 or whose.reference is not None),
+            "whose": told(whose, step, record, every, self.run),
         }
 
 
-def plain_parts(found: StepParts) -> dict[str, Any]:
-    """As JSON has it: by term and row, lists of numbers."""
-    return {
-        "error": found.error,
-        "notes": found.notes,
-        "terms": [
-            {
-                "label": term.label,
-                "clips": term.clips,
-                "determined": term.determined,
-                "rows": {
-                    str(row): {
-                        name: numbers(values.tolist())
-                        for name, values in parts.items()
-                        if term.determined or name != "share"
-                    }
-                    for row, parts in term.rows.items()
-                },
-            }
-            for term in found.terms
-        ],
-    }
+def told(whose: Whose, step: int, record: RolloutRecord, refresh_every: int, run: Path) -> list[str]:
+    """Whose the probabilities are, in sentences."""
+
+    def name(weights: Weights) -> str:
+        path = weights.path
+        return "the model it started from" if weights.after == 0 else str(path.relative_to(run))
+
+    def off(weights: Weights, wanted: int) -> str:
+        away = weights.after - wanted
+        return f"{abs(away)} {'step' if abs(away) == 1 else 'steps'} {'later' if away > 0 else 'earlier'}"
+
+    policy, reference, sampler = whose.policy, whose.reference, whose.sampler
+    exact = policy.after == step - 1
+    said = [
+        f"Policy: {name(policy)}, "
+        + ("exactly the weights of this step." if exact else f"the nearest: {off(policy, step - 1)}.")
+    ]
+    after = reference_after(step, refresh_every)
+    if reference is None and after:
+        said.append(
+            f"The reference of this step is the policy after {after} steps, whose weights are not on this machine."
+        )
+    elif reference is None:
+        said.append("The model that the run started from is not on this machine, so there is no reference.")
+    elif after:
+        said.append(f"Reference: the policy after {after} steps, as it was refreshed ({name(reference)}).")
+    if sampler is not None and record.version != step - 1:
+        where = "" if sampler.after == record.version else f", the nearest: {off(sampler, record.version)}"
+        said.append(f"It was sampled {step - 1 - record.version} steps before: sampler is {name(sampler)}{where}.")
+    return said
 
 
 def main(run: Path, device: str, out: TextIO, idle: float) -> None:

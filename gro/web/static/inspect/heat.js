@@ -2,40 +2,21 @@
 
 import { el } from "../base.js";
 
-const PARTS = [
-  ["share", "share", "who counts how much: one over a count of the whole update", "signed"],
-  ["w", "w", "the weight: how hard the term still pulls, given how far the token has come", "signed"],
-  ["v", "v", "the value: how the advantage becomes strength and sign", "signed"],
-  ["epsilon", "ε", "the anchor: what the log-likelihood is compared with", "signed"],
-  ["u", "u", "the log-likelihood above its anchor: what w is a function of", "signed"],
-  ["slope", "∂φ/∂ℓ", "how far the unit moves with this token: 1 for tokens and totals, 1/|y| for averages", "signed"],
-  ["c", "share · w · v · ∂φ/∂ℓ", "the term's part of the coefficient", "signed"],
-  ["clip", "clip state", "−1: below the lower bound; 0: inside; 1: above the upper; 2: past the dual bound. Outside, w is 0 or cut", "state"],
-];
 const STATES = { "-1": "below", 0: "inside", 1: "above", 2: "past dual" };
 
-// All that can be shown of a row.  Before the parts are worked out the first term stands for all.
-export function options(quantities, parts, row) {
-  const known = quantities.map((one) => ({ ...one, part: false, missing: !(one.name in row.quantities) }));
-  const terms = parts?.terms ?? [{ label: "", clips: true, determined: true }];
-  const found = terms.flatMap((term, index) =>
-    PARTS.filter(([name]) => (name !== "clip" || term.clips) && (name !== "share" || term.determined)).map(
-      ([name, label, meaning, scale]) => ({
-        name: `term${index}.${name}`, term: index, termLabel: term.label, factor: name, scale, part: true,
-        label: terms.length > 1 ? `${label}, term ${index + 1}` : label,
-        meaning: term.label ? `${meaning} (term ${index + 1}: ${term.label})` : meaning,
-      })));
-  return [...known, ...found];
+// All that can be shown of a row.  Only some terms clip: of the others there is no clip state to miss.
+export function options(quantities, row) {
+  const known = quantities.map((one) => ({ ...one, missing: !(one.name in row.quantities) }));
+  return known.filter((one) => !(one.missing && one.name.endsWith(".clip")));
 }
 
-export function valueOf(row, option, parts, at) {
-  if (!option.part) return row.quantities[option.name]?.[at] ?? null;
-  return parts?.terms[option.term]?.rows[row.row]?.[option.factor]?.[at] ?? null;
+export function valueOf(row, option, at) {
+  return row.quantities[option.name]?.[at] ?? null;
 }
 
 // {low, high} of all rows that are shown, so that equal colours are equal numbers; null where there is nothing.
-export function rangeOf(rows, option, parts) {
-  const all = rows.flatMap((row) => row.tokens.map((_, at) => valueOf(row, option, parts, at))).filter((v) => v !== null);
+export function rangeOf(rows, option) {
+  const all = rows.flatMap((row) => row.tokens.map((_, at) => valueOf(row, option, at))).filter((v) => v !== null);
   if (!all.length) return null;
   return { low: all.reduce((a, b) => Math.min(a, b)), high: all.reduce((a, b) => Math.max(a, b)) };
 }
@@ -101,9 +82,9 @@ export function visible(token) {
   });
 }
 
-export function heatMap(row, option, parts, range, { side, focus, pick }) {
+export function heatMap(row, option, range, { side, focus, pick }) {
   const tokens = row.tokens.map((token, at) => {
-    const value = valueOf(row, option, parts, at);
+    const value = valueOf(row, option, at);
     const shown = visible(token) || "∅";
     const box = el("span", {
       class: "token heat", id: `${side}-${at}`, role: "option", "aria-selected": focus === at ? "true" : "false",

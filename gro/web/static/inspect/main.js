@@ -1,37 +1,20 @@
 // gro inspect: one address for every view, one state, and the parts of the page that are drawn from it.
 //
-// The view lives in the address after #: step, row, at (token), q (quantity), beside (second row), side (a or b: in
-// which of the two the token is), act (1: the actions of the state are shown).  Whatever changes the view changes the
-// address; whatever changes the address (a link, the back button) changes the view.
+// The view lives in the address.  Whatever changes the view changes the address; whatever changes the address (a link,
+// the back button) changes the view.
 
 import { el, get, keys, notice, replace } from "../base.js";
+import { address, fromAddress } from "./address.js";
 import { heatMap, legend, options, rangeOf, valueOf } from "./heat.js";
 import { groupList, promptList, stepPicker } from "./picker.js";
 import { statePanel } from "./walk.js";
 
 const POLL = 5000;
 const places = {};
-const data = { run: null, step: null, rows: new Map(), parts: new Map(), partsError: new Map(), pending: false };
+const data = { run: null, step: null, rows: new Map() };
 let view = {}; // what is on the page
 let target = {}; // what was asked for last, which may still be loading
 let drawing = 0;
-
-function fromAddress() {
-  const asked = new URLSearchParams(location.hash.slice(1));
-  const number = (name) => (/^\d+$/.test(asked.get(name) ?? "") ? Number(asked.get(name)) : null);
-  return {
-    step: number("step"), row: number("row"), at: number("at"), beside: number("beside"),
-    q: asked.get("q"), side: asked.get("side") === "b" ? "b" : "a", act: asked.get("act") === "1",
-  };
-}
-
-export function address(v) {
-  const told = new URLSearchParams();
-  for (const name of ["step", "row", "at", "q", "beside"]) if (v[name] !== null && v[name] !== undefined) told.set(name, v[name]);
-  if (v.side === "b" && v.beside !== null) told.set("side", "b");
-  if (v.act) told.set("act", "1");
-  return `#${told}`;
-}
 
 // Changes the view; a step from token to token does not fill the history.
 function go(changes, { quiet = false } = {}) {
@@ -54,7 +37,6 @@ async function show(wanted) {
     if (exact !== location.hash) history.replaceState(null, "", exact);
     draw();
     app.setAttribute("aria-busy", "false");
-    await more();
   } catch (error) {
     if (mine !== drawing) return;
     notice(error.message, "bad");
@@ -92,22 +74,6 @@ async function settled(wanted, mine) {
   return next;
 }
 
-// What takes longer: the parts of the coefficients, which another process works out.
-async function more() {
-  const step = view.step;
-  if (!view.q.startsWith("term") || data.parts.has(step)) return;
-  data.pending = true;
-  draw();
-  try {
-    data.parts.set(step, await get(`/api/inspect/steps/${step}/parts`));
-    data.partsError.delete(step);
-  } catch (error) {
-    data.partsError.set(step, error.message);
-  }
-  data.pending = false;
-  if (view.step === step) draw();
-}
-
 function group() {
   return data.step.groups.find((one) => one.rows.some((row) => row.row === view.row));
 }
@@ -138,47 +104,45 @@ function draw() {
 }
 
 function drawHead() {
-  const { name, algorithm, status, last_step } = data.run;
+  const { name, algorithm, status, last_step, updates } = data.run;
   const words = { running: "being trained", finished: "finished", interrupted: "interrupted" };
+  const which = updates > 1 ? ` · recorded is the first of a step's ${updates} updates` : "";
   replace(
     places.head,
     el("h1", {}, name),
-    el("p", { class: "faint" }, `${algorithm ?? "?"} · ${words[status] ?? status} · ${last_step ?? 0} steps`),
+    el("p", { class: "faint" }, `${algorithm ?? "?"} · ${words[status] ?? status} · ${last_step ?? 0} steps${which}`),
   );
 }
 
-function drawHeat() {
-  const parts = data.parts.get(view.step);
-  const choices = options(data.run.quantities, parts, data.rows.get(view.row));
-  const chosen = choices.find((one) => one.name === view.q) ?? choices[0];
-  const select = el(
+function chooser(choices, chosen) {
+  const groups = Map.groupBy(choices, (one) => (one.term === null ? "of the token" : `term ${one.term}: ${one.term_label}`));
+  return el(
     "select", { id: "quantity", "aria-describedby": "meaning", onchange: (event) => go({ q: event.target.value }) },
-    ["of the run", "parts of the coefficient"].map((label) => {
+    [...groups].map(([label, mine]) => {
       const optgroup = el("optgroup", { "aria-label": label });
       optgroup.label = label;
-      const mine = choices.filter((one) => one.part === (label !== "of the run"));
       optgroup.append(...mine.map((one) => el("option", { value: one.name, selected: one === chosen, disabled: one.missing }, one.label)));
       return optgroup;
     }),
   );
+}
+
+function drawHeat() {
+  const choices = options(data.run.quantities, data.rows.get(view.row));
+  const chosen = choices.find((one) => one.name === view.q) ?? choices[0];
   const rows = shown();
-  const range = rangeOf(rows, chosen, parts);
+  const range = rangeOf(rows, chosen);
   const maps = rows.map((row, index) => {
     const side = index ? "b" : "a";
     const focus = view.side === side ? view.at : null;
-    return heatMap(row, chosen, parts, range, { side, focus, pick: (at) => go({ at, side }, { quiet: true }) });
+    return heatMap(row, chosen, range, { side, focus, pick: (at) => go({ at, side }, { quiet: true }) });
   });
-  const wait = chosen.part && data.pending ? "The parts are being worked out; the first time takes some seconds." : null;
-  const fault = chosen.part ? data.partsError.get(view.step) : null;
-  const notes = chosen.part && parts ? parts.notes : [];
-  const absent = !wait && !fault && range === null ? "This run did not record it for these completions." : null;
+  const whose = chosen.term === null ? "" : ` (term ${chosen.term}: ${chosen.term_label})`;
   replace(
     places.heat,
-    el("div", { class: "row" }, el("label", { for: "quantity" }, "Colour shows"), select),
-    el("p", { id: "meaning", class: "faint" }, chosen.meaning),
-    [wait, absent, ...notes].filter(Boolean).map((text) => el("p", { role: "status" }, text)),
-    fault ? el("p", { class: "bad", role: "alert" }, fault) : null,
-    range ? legend(chosen, range) : null,
+    el("div", { class: "row" }, el("label", { for: "quantity" }, "Colour shows"), chooser(choices, chosen)),
+    el("p", { id: "meaning", class: "faint" }, chosen.meaning + whose),
+    range ? legend(chosen, range) : el("p", { role: "status" }, "This was not recorded of these completions."),
     el("details", { class: "prompt", open: places.promptOpen, ontoggle: (e) => { places.promptOpen = e.target.open; } },
       el("summary", {}, "Prompt"), el("pre", { class: "text" }, group().prompt)),
     el("div", { class: rows.length > 1 ? "two" : "one" }, maps),
@@ -187,14 +151,11 @@ function drawHeat() {
 
 function drawState() {
   const row = focused();
-  const parts = data.parts.get(view.step);
-  const choices = options(data.run.quantities, parts, row);
-  const known = view.at === null ? [] : choices.map((one) => ({ ...one, value: valueOf(row, one, parts, view.at) }));
+  const known = view.at === null ? [] : options(data.run.quantities, row).map((one) => ({ ...one, value: valueOf(row, one, view.at) }));
   statePanel(places.state, {
     step: view.step, row, at: view.at, act: view.act, prompt: group().tokens,
-    known: known.filter((one) => one.value !== null && one.value !== undefined),
+    known: known.filter((one) => one.value !== null),
     walk, toggle: () => go({ act: !view.act }, { quiet: true }),
-    explain: parts || view.at === null ? null : () => go({ q: "term0.share" }),
   });
 }
 
@@ -224,7 +185,7 @@ function otherStep(by) {
 }
 
 function otherQuantity() {
-  const choices = options(data.run.quantities, data.parts.get(view.step), data.rows.get(view.row)).filter((one) => !one.missing);
+  const choices = options(data.run.quantities, data.rows.get(view.row)).filter((one) => !one.missing);
   const index = choices.findIndex((one) => one.name === view.q);
   go({ q: choices[(index + 1) % choices.length].name });
 }

@@ -7,7 +7,7 @@ const WAIT = 120; // ms: who walks quickly asks for the last state only
 const answers = new Map();
 let asked = 0;
 
-export function statePanel(place, { step, row, at, act, prompt, known, walk, toggle, explain }) {
+export function statePanel(place, { step, row, at, act, prompt, known, walk, toggle }) {
   asked += 1;
   if (at === null) {
     replace(place, el("p", { class: "faint" }, "Choose a token, or walk with ← and →, to see its state."));
@@ -29,10 +29,9 @@ export function statePanel(place, { step, row, at, act, prompt, known, walk, tog
       el("div", { class: "known" },
         el("dl", { "aria-label": "Quantities of the token" },
           el("div", {}, el("dt", {}, "token"), el("dd", {}, el("code", {}, visible(row.tokens[at])), ` id ${row.ids[at]}`)),
-          known.filter((one) => !one.part).map((one) =>
+          known.filter((one) => one.term === null).map((one) =>
             el("div", {}, el("dt", { title: one.meaning }, one.label), el("dd", {}, text(one.value, one.scale)))))),
-      partsTable(known.filter((one) => one.part)),
-      explain ? el("button", { id: "explain", onclick: explain }, "Work out the parts of c") : null,
+      partsTable(known.filter((one) => one.term !== null)),
       el("button", { id: "act", "aria-expanded": act ? "true" : "false", "aria-controls": "actions", onclick: toggle },
         act ? "Hide the actions" : "Show the top 50 actions"),
       actions),
@@ -44,54 +43,47 @@ export function statePanel(place, { step, row, at, act, prompt, known, walk, tog
 
 // The terms of c, one a line, each with its factors.
 function partsTable(parts) {
-  if (!parts.length) return null;
-  const names = [...new Map(parts.map((one) => [one.factor, one])).keys()];
-  const terms = [...new Set(parts.map((one) => one.term))];
-  const head = { share: "share", w: "w", v: "v", epsilon: "ε", u: "u", slope: "∂φ/∂ℓ", c: "product", clip: "clip" };
+  if (!parts.length) return el("p", { class: "faint" }, "The parts of its coefficient were not recorded.");
+  const factor = (one) => one.name.split(".")[1];
+  const head = new Map(parts.map((one) => [factor(one), factor(one) === "c" ? "product" : one.label]));
+  const cell = (one) => el("td", {}, one ? text(one.value, one.scale) : "–");
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Parts of the coefficient" },
     el("table", { class: "parts" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "term"), names.map((name) => el("th", { scope: "col" }, head[name])))),
-      el("tbody", {}, terms.map((term) => {
-        const mine = new Map(parts.filter((one) => one.term === term).map((one) => [one.factor, one]));
-        return el("tr", {}, el("th", { scope: "row" }, `${term + 1}: ${mine.values().next().value.termLabel}`),
-          names.map((name) => el("td", {}, mine.has(name) ? text(mine.get(name).value, mine.get(name).scale) : "–")));
-      }))));
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "term"), [...head.values()].map((label) => el("th", { scope: "col" }, label)))),
+      el("tbody", {}, [...Map.groupBy(parts, (one) => one.term)].map(([term, mine]) => el("tr", {},
+        el("th", { scope: "row" }, `${term}: ${mine[0].term_label}`),
+        [...head.keys()].map((name) => cell(mine.find((one) => factor(one) === name))))))));
 }
 
 async function load(place, path) {
   const mine = asked;
-  if (!answers.has(path)) {
+  let found = answers.get(path);
+  if (!found) {
     replace(place, el("p", { class: "faint" }, "Asking the model; the first time it has to be loaded."));
     place.setAttribute("aria-busy", "true");
     await new Promise((done) => setTimeout(done, WAIT));
     if (mine !== asked) return;
     try {
-      answers.set(path, await get(path));
+      found = await get(path);
+      if (found.exact) answers.set(path, found); // of others there may be something nearer later
     } catch (error) {
       if (mine === asked) replace(place, el("p", { class: "bad", role: "alert" }, error.message));
-      place.setAttribute("aria-busy", "false");
-      return;
     }
   }
   if (mine !== asked) return;
   place.setAttribute("aria-busy", "false");
-  drawActions(place, answers.get(path));
+  if (found) drawActions(place, found);
 }
 
 function drawActions(place, found) {
   const columns = [["policy", found.policy], ["reference", found.reference], ["sampler", found.sampler]];
   const shown = columns.filter(([, values]) => values);
-  const away = Math.abs(found.after - found.wanted);
-  const where = found.from === "." ? "the run" : found.from;
-  const distance = away === 0 ? "exactly the weights of this step" : `${away} ${away === 1 ? "step" : "steps"} from those of this step`;
   const recorded = found.recorded.logp;
   replace(
     place,
-    el("p", { class: "faint", id: "whose" }, `Weights: ${where}, after ${found.after} updates, ${distance}. `,
+    el("p", { class: "faint", id: "whose" }, `${found.whose.join(" ")} `,
       recorded === undefined || recorded === null ? null : `Recorded probability of the token taken: ${percent(recorded)}. `,
-      `It has rank ${found.rank}; the entropy is ${text(found.entropy)} nats.`,
-      found.refreshed ? " The reference was refreshed in this run; shown is the model it began with." : null,
-      found.reference ? null : " The model it began with is not here, so there is no reference."),
+      `It has rank ${found.rank}; the entropy is ${text(found.entropy)} nats.`),
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Top actions" },
       el("table", { class: "actions" },
         el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "#"), el("th", { scope: "col" }, "token"),
