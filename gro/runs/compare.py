@@ -17,7 +17,7 @@ from gro.errors import GroError
 from gro.runs import files, pages
 from gro.runs.differences import differences
 from gro.runs.overlay import grouped
-from gro.runs.pages import figure, fill, plain_value, text
+from gro.runs.pages import figure, fill, text
 from gro.runs.panels import DEFAULT_SMOOTHING, Panel, Series, panels
 from gro.runs.plain import encodable
 from gro.runs.reader import RunReader
@@ -52,23 +52,19 @@ class Comparison:
 
         Raises GroError where there are not two runs, or none of their metrics was recorded by two of them.
         """
-        stack, readers, left_out = ExitStack(), [], []
-        for path, named in find_runs(paths).items():
-            try:
-                readers.append(stack.enter_context(RunReader(path)))
-            except GroError as error:
-                if named:
-                    raise
-                left_out.append(str(error))
-        names = short_names([reader.path for reader in readers])
-        runs = [Series.read(reader, encodable(name)) for reader, name in zip(readers, names, strict=True)]
-        if len(runs) < 2:
-            found = f"found {runs[0].name} only; gro report draws one run" if runs else "found none"
-            raise GroError(f"two or more runs are compared, {found}" + "".join(f"\n{why}" for why in left_out))
-        recorded = [name for run in runs for name in run.metrics]
-        if len(set(recorded)) == len(recorded):
-            raise GroError("there is nothing to compare: no metric was recorded by two of these runs")
-        return cls(readers, runs, by_seed, left_out, stack)
+        with ExitStack() as stack:
+            readers, left_out = [], []
+            for path, named in find_runs(paths).items():
+                try:
+                    readers.append(stack.enter_context(RunReader(path)))
+                except GroError as error:
+                    if named:
+                        raise
+                    left_out.append(str(error))
+            names = short_names([reader.path for reader in readers])
+            runs = [Series.read(reader, encodable(name)) for reader, name in zip(readers, names, strict=True)]
+            _check(runs, left_out)
+            return cls(readers, runs, by_seed, left_out, stack.pop_all())
 
     def __enter__(self) -> Comparison:
         return self
@@ -84,6 +80,15 @@ class Comparison:
     def sources(self) -> list[tuple[str, tuple[int, ...]]]:
         """What has a colour: its label, and the indices of its runs."""
         return [(group.label, group.members) for group in grouped(self.runs, self.by_seed)]
+
+
+def _check(runs: Sequence[Series], left_out: Sequence[str]) -> None:
+    if len(runs) < 2:
+        found = f"found {runs[0].name} only; gro report draws one run" if runs else "found none"
+        raise GroError(f"two or more runs are compared, {found}" + "".join(f"\n{why}" for why in left_out))
+    recorded = [name for run in runs for name in run.metrics]
+    if len(set(recorded)) == len(recorded):
+        raise GroError("there is nothing to compare: no metric was recorded by two of these runs")
 
 
 def find_runs(paths: Sequence[str | Path]) -> dict[Path, bool]:
@@ -196,7 +201,7 @@ def _alarms(
             yield {
                 "name": text(compared.runs[i].name),
                 "swatch": looks[i],
-                "count": plain_value(len(found)),
+                "count": len(found),
                 "rows": [pages.event(event) for event in found[-_MOST_ALARMS:]],
                 "more": max(0, len(found) - _MOST_ALARMS),
             }

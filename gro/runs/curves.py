@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -91,7 +92,7 @@ def plot_panel(
     path = Path(path)
     kind = path.suffix.lstrip(".").lower()
     with _style(ink, grid, panel.title):
-        figure = _draw(panel, size, title=panel.title, ylabel=ylabel)
+        figure = _draw(panel, size, panel.title, ylabel)
         files.write_atomically(
             path,
             lambda file: figure.savefig(file, format=kind, dpi=160, facecolor=paper, metadata=_WITHOUT_DATE.get(kind)),
@@ -149,12 +150,20 @@ def _style(ink: str, grid: str, salt: str) -> AbstractContextManager[None]:
     return mpl.rc_context(settings)
 
 
-def _draw(panel: Panel, size: tuple[float, float], *, title: str = "", ylabel: str = "", legend: bool = True) -> Figure:
+def _draw(panel: Panel, size: tuple[float, float], title: str = "", ylabel: str = "", *, legend: bool = True) -> Figure:
+    """The figure, of this size and higher where the legend has many rows."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
+    labels = [line.label for line in panel.lines] if legend and len(panel.lines) > 1 else []
+    letters = int(size[0] * 13)  # of the legend's size, in the width of the figure
+    columns = max(1, letters // (max(map(len, labels), default=0) + 5))
+    rows = math.ceil(len(labels) / columns)
+    # Margins in inches.  matplotlib could find them by drawing everything twice, in twice the time.
+    left, right, bottom, top = 0.62 + 0.2 * bool(ylabel), 0.12, 0.48, 0.12 + 0.18 * rows + 0.28 * bool(title)
+    width, height = size[0], size[1] + 0.18 * max(0, rows - 2)
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
     for line, (colour, dashes) in zip(panel.lines, looks(panel.lines), strict=True):
         _draw_line(axes, line.thinned(), colour, dashes)
     axes.grid(axis="y", linewidth=0.7)
@@ -169,15 +178,16 @@ def _draw(panel: Panel, size: tuple[float, float], *, title: str = "", ylabel: s
     axes.set_ylabel(ylabel)
     axes.margins(x=0.01)
     if title:
-        axes.set_title(title, loc="left", fontweight="bold")
-    if legend and len(panel.lines) > 1:
-        widest = max(len(line.label) for line in panel.lines) + 5
-        columns = max(1, int(size[0] * 13) // widest)  # about 13 characters of this size to the inch
-        figure.legend(
-            loc="outside upper left",
+        figure.text(0.12 / width, 1 - 0.1 / height, title, va="top", fontsize=11, fontweight="bold")
+    if labels:
+        axes.legend(
+            labels=[label if len(label) < letters - 5 else label[: letters - 6] + "…" for label in labels],
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            borderaxespad=0.1,
             frameon=False,
             fontsize=8,
-            ncols=min(columns, len(panel.lines)),
+            ncols=min(columns, len(labels)),
             handlelength=1.2 if all(dashes == SOLID for _, dashes in looks(panel.lines)) else 2.6,
             columnspacing=1.2,
         )

@@ -18,7 +18,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("spread", "Reward, standard deviation", ("reward_std", "rewards/*/std")),
     ("entropy", "Entropy, nats per token", ("entropy",)),
     ("logps", "Log-probs of pairs, nats", ("logps/chosen", "logps/rejected")),
-    ("clipped", "Clipped tokens, share", ("clip_ratio/*mean", "cispo_clip_ratio")),
+    ("clipped", "Clipped tokens, share", ("clip_ratio/*mean", "cispo_clip_ratio", "inactive_ratio")),
     ("ratio", "Ratio to the old policy", ("ratio/max", "ratio/min")),
     ("moved", "Step of the policy, KL per token", ("policy/approxkl_avg", "policy/kl")),
     ("gradient", "Gradient norm", ("grad_norm",)),
