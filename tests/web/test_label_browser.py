@@ -177,6 +177,48 @@ def test_scores(browser, tmp_path):
     assert answers(store) == [{"scores": [10, 7, 9]}]
 
 
+CONTROLS = """[...document.querySelectorAll("button, textarea, input, [tabindex='0']")].filter((e) => !e.disabled)"""
+
+
+@pytest.mark.parametrize("kind", ["pairs", "best", "ranking", "score5"])
+def test_without_a_mouse(browser, tmp_path, kind):
+    """Tab reaches every control, each shows that it has the focus and has a name, and an answer leaves it there."""
+    store = stored(tmp_path, kind, n=2, k=2 if kind == "pairs" else 3)
+    with opened(browser, store) as page:
+        wanted, reached = page.evaluate(f"{CONTROLS}.length"), set()
+        for _ in range(wanted):
+            page.keyboard.press("Tab")
+            place, outline, shown, name = page.evaluate(f"""(() => {{
+                const e = document.activeElement, box = e.getBoundingClientRect(), style = getComputedStyle(e);
+                return [{CONTROLS}.indexOf(e), style.outlineStyle + parseInt(style.outlineWidth),
+                    box.bottom > 0 && box.top < innerHeight,
+                    e.ariaLabel || e.textContent.trim()]; }})()""")
+            reached.add(place)
+            assert (outline, shown, bool(name)) == ("solid3", True, True), name
+        assert reached == set(range(wanted))
+        page.focus("#skip")
+        press(page, store, "Enter", until=1)
+        assert page.evaluate("document.activeElement.id") == "skip"
+        press(page, store, "p")
+        page.focus("#plain")
+        press(page, store, "Enter")
+        assert page.evaluate("document.activeElement.id") == "plain"
+        assert page.locator("#plain").get_attribute("aria-pressed") == "false"
+
+
+def test_the_marked_one_is_in_sight(browser, tmp_path):
+    store = Store(tmp_path / "labels.db", "score5")
+    store.add([Item("p", [f"{i}\n\n" + "line\n\n" * 6 for i in range(5)])])
+    with opened(browser, store) as page:
+        for i in range(5):
+            box, bar = page.locator(".completion.current").bounding_box(), page.locator(".bar").bounding_box()
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= bar["y"]
+            assert page.locator(".completion").nth(i).get_attribute("class") == "card completion current"
+            page.keyboard.press("3")
+        page.wait_for_selector("#send:enabled")
+
+
 @pytest.mark.fault("W1", "W2")
 def test_two_tabs_and_two_clicks_are_one_label(browser, tmp_path):
     store = stored(tmp_path, n=2)
@@ -268,7 +310,7 @@ def test_the_page_asks_who_labels(browser, tmp_path):
         page.wait_for_selector(".completion")
         press(page, store, "ArrowLeft", until=2)
         press(page, store, "a")
-        assert "1 questions have answers of two or more" in page.locator("dialog").inner_text()
+        assert "1 question has answers of two or more" in page.locator("dialog").inner_text()
     assert store.read("SELECT annotator FROM labels") == [("Ben <b>",), ("cleo",)]
 
 
@@ -453,6 +495,9 @@ def test_nothing_is_cut_off(browser, tmp_path, width, scheme):
             edges = """[...document.querySelectorAll("button")].map((b) => b.getBoundingClientRect())
                 .filter((box) => box.left < 0 || box.right > innerWidth).length"""
             assert page.evaluate(edges) == 0
+            words = """[...document.querySelectorAll("button")].filter((b) => /\\S/.test(b.textContent)
+                && b.scrollWidth > b.clientWidth + 1 || b.clientHeight > 48).map((b) => b.textContent)"""
+            assert page.evaluate(words) == []  # none is broken into lines
             colours = page.evaluate(
                 "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
             )

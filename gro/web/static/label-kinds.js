@@ -9,6 +9,7 @@ import { el } from "./base.js";
 
 const title = (place, side = "") => el("div", { class: "head" }, el("strong", {}, side || `${place + 1}`), el("span", { class: "badge" }));
 const better = (side) => [side, el("span", { class: "wide" }, " is better")];
+const hint = (text, typed) => el("span", { class: "faint" }, text, el("span", { class: "typed" }, typed));
 const button = (text, key, onclick, props = {}) => el("button", { onclick, ...props }, text, " ", el("kbd", {}, key));
 
 const pairs = {
@@ -31,7 +32,7 @@ const best = {
   start: () => ({}),
   head: (place, context) => el("div", { class: "head" }, el("strong", {}, `${place + 1}`),
     button("This is the best", `${place + 1}`, () => context().send({ choice: place }))),
-  buttons: () => [el("span", { class: "faint" }, "Which is the best? Press its number.")],
+  buttons: () => [hint("Which is the best?", " Press its number.")],
   key(key, { send, shown }) {
     if (/^[1-9]$/.test(key) && Number(key) <= shown) send({ choice: Number(key) - 1 });
   },
@@ -87,8 +88,8 @@ const ranking = {
     } else if (key === "Enter" && ranking.answer(draft)) send(ranking.answer(draft));
   },
   buttons: (context) => [
-    el("span", { class: "faint", id: "how" }, "Press the numbers, best first, or drag."),
-    button("Ties with the one before", "t", () => ranking.key("t", context()), { id: "tie" }),
+    hint("Best first.", " Press the numbers, or drag."),
+    button(["Ties", el("span", { class: "wide" }, " with the one before")], "t", () => ranking.key("t", context()), { id: "tie" }),
     button("Send", "Enter", () => ranking.key("Enter", context()), { class: "main", id: "send" }),
   ],
   help: ({ shown }) => [[`1 – ${shown}`, "this one is the next best; again: takes it out"], ["t", "the next one ties with the one before"],
@@ -138,13 +139,15 @@ const scores = {
     else if (key === "Enter" && scores.answer(draft)) send(scores.answer(draft));
   },
   buttons: (context) => [
-    el("span", { class: "faint" }, `Press 1 – ${context().top === 10 ? "9, 0 for 10" : context().top}.`),
+    hint(`${context().top} is best.`, ` Press 1 – ${context().top === 10 ? "9, 0 for 10" : context().top}.`),
     button("Send", "Enter", () => scores.key("Enter", context()), { class: "main", id: "send" }),
   ],
   help: ({ top }) => [[top === 10 ? "1 – 9, 0" : `1 – ${top}`, "score the marked one" + (top === 10 ? " (0 is 10)" : "")],
     ["← →", "mark another"], ["Backspace", "take its score back"], ["Enter", "send"]],
   update(card, place, { draft, shown }) {
-    card.classList.toggle("current", shown > 1 && place === draft.current);
+    const current = shown > 1 && place === draft.current;
+    if (current && !card.classList.contains("current")) card.scrollIntoView({ block: "nearest" });
+    card.classList.toggle("current", current);
     const badge = card.querySelector(".badge");
     badge.textContent = draft.scores[place] || "–";
     badge.classList.toggle("given", draft.scores[place] > 0);

@@ -15,6 +15,7 @@ const state = {
   draft: null, // the answer so far, by kind
   pending: null, // an answer on its way or not saved yet; it keeps its key
   busy: false,
+  focused: "", // the id of what had the focus before
   last: null,
   timer: 0,
   run: null, // of a run that waits for labels: running, interrupted or finished
@@ -34,11 +35,16 @@ document.addEventListener("visibilitychange", () => watch(!document.hidden));
 
 // --- talking with the server ---
 
+// What has the focus loses it when it cannot be pressed, or is drawn anew: its successor gets it.
 function working(busy) {
+  if (busy && !state.busy) state.focused = document.activeElement?.id;
   state.busy = busy;
   app.setAttribute("aria-busy", String(busy));
   refresh();
+  if (!busy && document.activeElement === document.body) focusOn(state.focused);
 }
+
+const focusOn = (id) => id && document.getElementById(id)?.focus({ preventScroll: true });
 
 async function load(from = "/api/label/next", body = {}) {
   if (!state.busy) await follow(from, body);
@@ -232,16 +238,18 @@ function refresh() {
 }
 
 function turn() {
+  const focused = document.activeElement?.id;
   state.rich = !state.rich;
   localStorage.setItem("gro-plain", state.rich ? "no" : "yes");
   draw();
+  focusOn(focused);
 }
 
 // --- what opens over the page ---
 
-function dialog(id, ...children) {
+function dialog(id, title, ...children) {
   if (document.querySelector("dialog")) return;
-  const box = el("dialog", { id, onclose: () => box.remove() }, children,
+  const box = el("dialog", { id, "aria-label": title, onclose: () => box.remove() }, el("h2", {}, title), children,
     el("form", { class: "row", onsubmit: (event) => { event.preventDefault(); box.close(); } }, el("button", { class: "main" }, "Close")));
   document.body.append(box);
   box.showModal();
@@ -250,7 +258,7 @@ function dialog(id, ...children) {
 function help() {
   const all = [...(state.offered ? kind().help(context()) : []), ["s", "skip"], ["u", "undo your last label"],
     ["r", "write why; Esc goes back"], ["p", "Markdown or plain text"], ["a", "agreement and progress"], ["?", "this"]];
-  dialog("keys", el("h2", {}, "Keys"), el("table", {}, all.map(([key, does]) => el("tr", {}, el("td", {}, el("kbd", {}, key)), el("td", {}, does)))));
+  dialog("keys", "Keys", el("table", {}, all.map(([key, does]) => el("tr", {}, el("td", {}, el("kbd", {}, key)), el("td", {}, does)))));
 }
 
 async function agreement() {
@@ -262,11 +270,11 @@ async function agreement() {
   }
   const number = (x) => (x === null ? "–" : x.toFixed(2));
   const table = (head, rows) => el("table", {}, el("tr", {}, head.map((h) => el("th", { scope: "col" }, h))), rows.map((r) => el("tr", {}, r.map((c) => el("td", {}, c)))));
-  dialog("agreed", el("h2", {}, "Agreement"),
+  dialog("agreed", "Agreement",
     found.shared
-      ? el("p", {}, `${found.shared} questions have answers of two or more people: ${Math.round(found.same * 100)} % of their pairs are equal, Fleiss's κ is ${number(found.fleiss)}.`)
+      ? el("p", {}, `${found.shared} question${found.shared === 1 ? " has" : "s have"} answers of two or more people: ${Math.round(found.same * 100)} % of their pairs are equal, Fleiss's κ is ${number(found.fleiss)}.`)
       : el("p", {}, "Nothing has been labelled by two people yet; --per-item 2 asks two."),
-    found.pairs.length ? table(["", "", "questions", "Cohen's κ"], found.pairs.map(([a, b, n, k]) => [a, b, n, number(k)])) : null,
+    found.pairs.length ? table(["name", "name", "questions", "Cohen's κ"], found.pairs.map(([a, b, n, k]) => [a, b, n, number(k)])) : null,
     el("h2", {}, "People"),
     table(["name", "labels", "skipped", "median s"], found.people.map((p) => [p.name, p.labels, p.skipped, p.seconds === null ? "–" : p.seconds.toFixed(1)])));
 }
