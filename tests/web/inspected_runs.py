@@ -45,6 +45,11 @@ def trained(name: str) -> Path:
         _train(online(made, "grpo", **(common | more)))
     elif name == "twice":
         _train(online(made, name, **(common | {"training__epochs": 2, "training__minibatches": 2})))
+    elif name in ("lora", "refreshed"):
+        adapter = {"path": str(made / "sft"), "lora": {"rank": 2, "alpha": 4.0}}
+        keys = {"training__steps": 5, "training__resume_every": 1, "training__keep_state": True}
+        keys |= {"training__refresh_reference": 2} if name == "refreshed" else {"model": adapter}
+        _train(online(made, name, **(common | keys)))
     elif name == "kto":
         labels = (
             {"prompt": f"{a}+{b}=", "completion": str(a + b + (a + b) % 2), "label": (a + b) % 2 == 0} for a, b in SUMS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,9 @@ def _fill(policy: Policy, weights: Weights) -> None:
     if (weights.path / PARTS).is_dir():
         whose = "policy/" if weights.kind == "policy" else "reference reference/"
         trained = {whose + name: tensor for name, tensor in policy.trained().items()}
-        sharded_state.read(trained, weights.path, among=whose)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # it is one process that reads
+            sharded_state.read(trained, weights.path, among=whose)
     else:
         policy.load_trained(load_file(weights.path / WHOLE.format(name)))
 

@@ -66,34 +66,39 @@ class Worker:
 
 def told(whose: Whose, step: int, record: RolloutRecord, refresh_every: int, run: Path) -> list[str]:
     """Whose the probabilities are, in sentences."""
-
-    def name(weights: Weights) -> str:
-        path = weights.path
-        return "the model it started from" if weights.after == 0 else str(path.relative_to(run))
-
-    def off(weights: Weights, wanted: int) -> str:
-        away = weights.after - wanted
-        return f"{abs(away)} {'step' if abs(away) == 1 else 'steps'} {'later' if away > 0 else 'earlier'}"
-
     policy, reference, sampler = whose.policy, whose.reference, whose.sampler
-    exact = policy.after == step - 1
-    said = [
-        f"Policy: {name(policy)}, "
-        + ("exactly the weights of this step." if exact else f"the nearest: {off(policy, step - 1)}.")
-    ]
+    away = _away(policy, step - 1)
+    said = [f"Policy: {_name(policy, run)}, {f'the nearest: {away}' if away else 'exactly the weights of this step'}."]
     after = reference_after(step, refresh_every)
-    if reference is None and after:
+    if reference is not None and after:
+        said.append(f"Reference: the policy after {_steps(after)}, as it was refreshed ({_name(reference, run)}).")
+    elif after:
         said.append(
-            f"The reference of this step is the policy after {after} steps, whose weights are not on this machine."
+            f"The reference of this step is the policy after {_steps(after)}, whose weights are not on this machine."
         )
     elif reference is None:
         said.append("The model that the run started from is not on this machine, so there is no reference.")
-    elif after:
-        said.append(f"Reference: the policy after {after} steps, as it was refreshed ({name(reference)}).")
     if sampler is not None and record.version != step - 1:
-        where = "" if sampler.after == record.version else f", the nearest: {off(sampler, record.version)}"
-        said.append(f"It was sampled {step - 1 - record.version} steps before: sampler is {name(sampler)}{where}.")
+        away = _away(sampler, record.version)
+        said.append(
+            f"It was sampled {_steps(step - 1 - record.version)} before: sampler is {_name(sampler, run)}"
+            f"{f', the nearest: {away}' if away else ''}."
+        )
     return said
+
+
+def _name(weights: Weights, run: Path) -> str:
+    return "the model it started from" if weights.after == 0 else str(weights.path.relative_to(run))
+
+
+def _away(weights: Weights, wanted: int) -> str:
+    """How far the weights are from those that are wanted; empty where they are these."""
+    by = weights.after - wanted
+    return f"{_steps(abs(by))} {'later' if by > 0 else 'earlier'}" if by else ""
+
+
+def _steps(number: int) -> str:
+    return f"{number} step" if number == 1 else f"{number} steps"
 
 
 def main(run: Path, device: str, out: TextIO, idle: float) -> None:
