@@ -16,6 +16,7 @@ import numpy as np
 from gro.errors import GroError
 from gro.runs import files, pages
 from gro.runs.differences import differences
+from gro.runs.lines import FRONTIER
 from gro.runs.overlay import grouped
 from gro.runs.pages import figure, fill, text
 from gro.runs.panels import DEFAULT_SMOOTHING, Panel, Series, panels
@@ -131,6 +132,7 @@ def render(compared: Comparison, drawn: Sequence[Panel]) -> str:
         legend=[{"swatch": pages.swatch(i), "label": text(label)} for i, (label, _) in enumerate(sources)],
         panels=[figure(panel, legend=False) for panel in drawn],
         banded=banded,
+        frontier=any(panel.key == FRONTIER for panel in drawn),
         differences=[{"key": text(row.key), "cells": [text(value) for value in row.values]} for row in rows],
         shared=list(_shared_prompts(compared, order, looks)),
         alarms=list(_alarms(compared, order, looks)),

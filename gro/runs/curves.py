@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gro.runs import files
-from gro.runs.lines import Line, Panel
+from gro.runs.lines import FRONTIER, Line, Panel
 from gro.runs.smoothing import smooth
 from gro.runs.terminal import number
 
@@ -30,6 +30,7 @@ SOLID = "solid"
 DASHES = (SOLID, "4 1.5", "1 1.2")
 """What tells the 7th line from the first, and the 13th: lengths of ink and gap in line widths."""
 
+_MOST_MARKS = 150  # points of a path that are marked
 _FEW = 20  # values of a line whose points are drawn
 _WITHOUT_DATE: Mapping[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
@@ -160,12 +161,15 @@ def _draw(panel: Panel, size: tuple[float, float], title: str = "", ylabel: str 
     columns = max(1, letters // (max(map(len, labels), default=0) + 5))
     rows = math.ceil(len(labels) / columns)
     # Margins in inches.  matplotlib could find them by drawing everything twice, in twice the time.
-    left, right, bottom, top = 0.62 + 0.2 * bool(ylabel), 0.12, 0.48, 0.12 + 0.18 * rows + 0.28 * bool(title)
+    left, right, bottom, top = 0.62 + 0.2 * bool(ylabel), 0.22, 0.48, 0.12 + 0.18 * rows + 0.28 * bool(title)
     width, height = size[0], size[1] + 0.18 * max(0, rows - 2)
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height))
     for line, (colour, dashes) in zip(panel.lines, looks(panel.lines), strict=True):
-        _draw_line(axes, line.thinned(), colour, dashes)
+        if panel.key == FRONTIER and line.source >= 0:
+            _draw_path(axes, line.thinned(_MOST_MARKS), colour)
+        else:
+            _draw_line(axes, line.thinned(), colour, dashes)
     axes.grid(axis="y", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -181,6 +185,7 @@ def _draw(panel: Panel, size: tuple[float, float], title: str = "", ylabel: str 
         figure.text(0.12 / width, 1 - 0.1 / height, title, va="top", fontsize=11, fontweight="bold")
     if labels:
         axes.legend(
+            handles=axes.get_legend_handles_labels()[0],
             labels=[label if len(label) < letters - 5 else label[: letters - 6] + "…" for label in labels],
             loc="lower left",
             bbox_to_anchor=(0, 1),
@@ -207,6 +212,12 @@ def looks(lines: Sequence[Line]) -> list[tuple[str, str]]:
 def look(source: int) -> tuple[str, str]:
     """Colour and dashes of a run or a group of runs."""
     return COLOURS[source % len(COLOURS)], DASHES[source // len(COLOURS) % len(DASHES)]
+
+
+def _draw_path(axes: Any, line: Line, colour: str) -> None:
+    """Through the points in their order; the last one is larger."""
+    axes.plot(line.steps, line.values, color=colour, linewidth=1, marker="o", markersize=2.5, label=line.label)
+    axes.plot(line.steps[-1:], line.values[-1:], color=colour, marker="o", markersize=7)
 
 
 def _draw_line(axes: Any, line: Line, colour: str, dashes: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gro.runs.lines import Line, Panel
+from gro.runs.lines import FRONTIER, Line, Panel
 from gro.runs.overlay import DEFAULT_SMOOTHING, grouped, overlay
 from gro.runs.series import Series
 
@@ -32,7 +32,7 @@ def frontier(runs: Sequence[Series], smooth: float = DEFAULT_SMOOTHING, *, by_se
         return None
     best = best_within(np.concatenate([line.steps for line in lines]), np.concatenate([line.values for line in lines]))
     lines.append(Line("the best at no more KL", -1, *best))
-    return Panel("frontier", "Reward against KL", "KL to the reference, nats per token", tuple(lines))
+    return Panel(FRONTIER, "Reward against KL", "KL to the reference, nats per token", tuple(lines))
 
 
 def best_within(kl: np.ndarray, reward: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,9 @@ import numpy as np
 
 from gro.runs.smoothing import MOST_POINTS, thin_places
 
+FRONTIER = "frontier"
+"""The key of the panel that is not over steps: its lines are paths."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Line:

@@ -87,6 +87,23 @@ def test_an_inline_picture_is_well_formed_and_takes_the_colours_of_its_page() ->
     assert inline_svg(panel) == svg  # equal input, equal bytes
 
 
+@pytest.mark.parametrize("key", ["reward", "frontier"])
+def test_a_legend_names_the_lines_by_their_colours(tmp_path: Path, key: str) -> None:
+    steps = np.arange(30.0)
+    band = (steps - 1, steps + 1)
+    lines = (
+        Line("smoothed", 0, steps, steps, np.sin(steps)),
+        Line("mean", 1, steps, 2 * steps, None, *band),
+        Line("plain", 2, steps, 3 * steps),
+    )
+    svg = plot_panel(tmp_path / "x.svg", Panel(key, "", "step", lines)).read_text()
+    for source, line in enumerate(lines):
+        entry = svg[: svg.index(f">{line.label}<")]
+        drawn = entry[entry.rindex("stroke: #") :]
+        assert drawn.startswith(f"stroke: {look(source)[0]}"), line.label
+        assert "opacity" not in drawn
+
+
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_equal_panels_make_equal_files(tmp_path: Path, ending: str) -> None:
     steps = np.arange(30)
