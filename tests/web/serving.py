@@ -1,4 +1,4 @@
-"""A page's server in this process, on a real port, and a browser for it."""
+"""A page's server in this process, on a real port."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from starlette.routing import BaseRoute
 
 from gro.web.app import create_app
 from gro.web.serve import _config, listen
-from web.browser import launched
 
 TOKEN = "the-token"
-chromium = launched
 
 
 @dataclass(frozen=True)

@@ -293,6 +293,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     inspecting.close()
 
 
+@pytest.mark.fault("W4")
 def test_hostile_texts_stay_texts(page: Any, hostile: Served) -> None:
     """200 of them as tokens, prompts, completions, names of rewards, terms, actions and notes of the worker."""
     asked: list[str] = []
@@ -321,7 +322,7 @@ def test_hostile_texts_stay_texts(page: Any, hostile: Served) -> None:
     page.evaluate(
         "location.hash = '#' + encodeURIComponent('<img src=x onerror=alert(3)>') + '&q=<script>alert(4)</script>'"
     )
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(300)  # for nothing to happen
     assert page.evaluate("window.hostileRan") is None
     made = page.evaluate("[...new Set([...document.querySelectorAll('body *')].map(e => e.localName))]")
     assert not set(made) & {
