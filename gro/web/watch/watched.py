@@ -124,20 +124,16 @@ class Watched:
         return True
 
     def _signs(self) -> Any:
-        """What changes with every commit, without opening the database: (identity, sizes and times, owned); None: gone.
+        """What changes with every commit, without opening the database: (identity, …, owned); None: it is gone.
 
         Taken before reading, so that a commit meanwhile shows at the next look.
         """
+        database = self.path / DATABASE
         try:
-            file = os.stat(self.path / DATABASE)
+            file = os.stat(database)
         except OSError:
             return None
-        try:
-            log = os.stat(self.path / f"{DATABASE}-wal")
-            written = (log.st_size, log.st_mtime_ns) if log.st_size else None  # a reader may leave an empty one
-        except OSError:
-            written = None
-        return (file.st_dev, file.st_ino), (file.st_size, file.st_mtime_ns), written, _is_owned(self.path)
+        return (file.st_dev, file.st_ino), (file.st_size, file.st_mtime_ns), _commits(database), _is_owned(self.path)
 
     def _read(self, before: Known, whole: bool) -> Known:
         with RunReader(self.path) as run:
@@ -177,6 +173,18 @@ class Watched:
 def _command(path: Path) -> str:
     here = Path.cwd()
     return encodable(f"gro inspect {shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))}")
+
+
+def _commits(database: Path) -> bytes:
+    """The head of the index of SQLite's log, which every commit changes at the moment when readers begin to see it.
+
+    The log itself, by its size and time, will not do: it is written, and then synced, before the commit can be seen.
+    """
+    try:
+        with open(f"{database}-shm", "rb") as index:
+            return index.read(48)
+    except OSError:
+        return b""
 
 
 def _is_owned(path: Path) -> bool:
