@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from inspected_runs import folder, records, trained, written
 from safetensors.torch import load_file
-from torch.distributed.checkpoint import save as save_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from gro.config import load_config
 from gro.errors import GroError
