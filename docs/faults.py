@@ -294,7 +294,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "W2": Fault(
         "A double click, a request sent again after a timeout, a replayed one.",
-        "Each answer has a key: the same key is the same label.",
+        "Each answer has a key: the same key is the same label. The second click of a double click, and a key that is "
+        "held, do not answer what has come up meanwhile.",
     ),
     "W3": Fault(
         "The server is killed while people label; a full disk.",
