@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gro.runs.curves import plot_curve
+from gro.runs.compare import Comparison, write_comparison
+from gro.runs.curves import plot_curve, plot_panel
 from gro.runs.files import DamagedError, DiskError
 from gro.runs.progress import Progress, progress
 from gro.runs.reader import RunReader
@@ -11,6 +12,7 @@ from gro.runs.report import write_report
 from gro.runs.store import Run
 
 __all__ = [
+    "Comparison",
     "DamagedError",
     "DiskError",
     "Event",
@@ -19,6 +21,8 @@ __all__ = [
     "Run",
     "RunReader",
     "plot_curve",
+    "plot_panel",
     "progress",
+    "write_comparison",
     "write_report",
 ]

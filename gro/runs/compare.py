@@ -16,7 +16,7 @@ import numpy as np
 from gro.errors import GroError
 from gro.runs import files, pages
 from gro.runs.differences import differences
-from gro.runs.lines import FRONTIER
+from gro.runs.lines import FRONTIER, Line
 from gro.runs.overlay import grouped
 from gro.runs.pages import figure, fill, text
 from gro.runs.panels import DEFAULT_SMOOTHING, Panel, Series, panels
@@ -28,6 +28,7 @@ from gro.runs.terminal import number
 
 _PROMPTS = 3  # of those that runs share
 _MOST_ALARMS = 5  # of a run
+_SUMMED_UP = ("reward", "reward:held_out", "gold", "held_out_accuracy", "accuracy", "loss:held_out", "kl")
 _HELD_OUT = ("eval_reward", "eval_gold", "eval_accuracy", "eval_loss")
 
 
@@ -125,13 +126,13 @@ def render(compared: Comparison, drawn: Sequence[Panel]) -> str:
     looks = {i: pages.swatch(source) for source, (_, members) in enumerate(sources) for i in members}
     order = [i for _, members in sources for i in members]
     rows = differences([compared.runs[i] for i in order])
-    banded = any(line.low is not None for panel in drawn for line in panel.lines)
     return fill(
         "compare.html.jinja",
         runs=[_run(compared.readers[i], compared.runs[i], looks[i]) for i in order],
         legend=[{"swatch": pages.swatch(i), "label": text(label)} for i, (label, _) in enumerate(sources)],
         panels=[figure(panel, legend=False) for panel in drawn],
-        banded=banded,
+        banded=any(line.low is not None for panel in drawn for line in panel.lines),
+        seeds=_seeds(drawn, sources),
         frontier=any(panel.key == FRONTIER for panel in drawn),
         differences=[{"key": text(row.key), "cells": [text(value) for value in row.values]} for row in rows],
         shared=list(_shared_prompts(compared, order, looks)),
@@ -163,6 +164,26 @@ def _run(reader: RunReader, run: Series, look: Mapping[str, str]) -> dict[str, A
         "before": number(values[0]) if len(values) > 1 else "",
         "after": number(values[-1]) if values else "",
     }
+
+
+def _seeds(drawn: Sequence[Panel], sources: Sequence[tuple[str, tuple[int, ...]]]) -> dict[str, Any]:
+    """Means over seeds with their intervals, as drawn, at the last step that all runs of a group have."""
+    shown = [panel for panel in drawn if panel.key in _SUMMED_UP and any(line.low is not None for line in panel.lines)]
+    rows = []
+    for source, (label, members) in enumerate(sources):
+        lines = [next((line for line in panel.lines if line.source == source), None) for panel in shown]
+        if len(members) > 1:
+            cells = [_interval(line) for line in lines]
+            rows.append({"swatch": pages.swatch(source), "label": text(label), "cells": cells})
+    return {"titles": [panel.title for panel in shown], "rows": rows if shown else []}
+
+
+def _interval(line: Line | None) -> str:
+    if line is None or line.low is None or line.high is None or not np.isfinite(line.low).any():
+        return ""
+    at = np.flatnonzero(np.isfinite(line.low))[-1]
+    mean, low, high = (number(float(values[at])) for values in (line.values, line.low, line.high))
+    return f"{mean} ({low} to {high})"
 
 
 def _finite(run: Series, metric: str) -> list[float]:

@@ -101,6 +101,24 @@ def test_what_a_report_says(tmp_path: Path) -> None:
     assert "default-src 'none'" in text
 
 
+def test_how_answers_to_the_same_prompt_change(tmp_path: Path) -> None:
+    """At its first, middle and last step; what the policy did not draw is no answer of it."""
+    with Run.open(tmp_path / "r", {}) as run:
+        for step in (1, 2, 4, 5, 9):
+            once = rollout(2, prompt=f"prompt of step {step}", finish="stop")
+            read = rollout(1, prompt="read", completion=f"of a file, {step}")
+            often = rollout(0, prompt="often", completion=f"drawn at {step}", finish="stop")
+            run.record_rollouts(step, [often, read, once] if step < 9 else [read, often])
+            run.record(step, {"reward": 0.5})
+    text = write_report(run.path).read_text()
+    part = Page(text[text.index("The same prompts over time") : text.index("Highest reward")]).text
+    assert re.findall(r"drawn at \d", part) == ["drawn at 1", "drawn at 5", "drawn at 9"]
+    assert re.findall(r"step +(\d)", part) == ["1", "5", "9"]
+    assert "of a file" not in part
+    assert "prompt of step" not in part
+    assert "First completions" not in text  # they are among these
+
+
 def test_hostile_text_is_only_text(tmp_path: Path) -> None:
     with Run.open(tmp_path / "<b>&run", {"algorithm": HOSTILE, HOSTILE: HOSTILE}) as run:
         for step in (1, 2):
