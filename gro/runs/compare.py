@@ -98,10 +98,11 @@ def find_runs(paths: Sequence[str | Path]) -> dict[Path, bool]:
 
     Raises GroError where a path is neither a run nor a folder with runs.
     """
-    found: dict[Path, bool] = {}
-    for path in (Path(path).expanduser().resolve() for path in paths):
+    found: dict[Path, tuple[Path, bool]] = {}
+    for path in (Path(path).expanduser().absolute() for path in paths):
         if (path / DATABASE).is_file():
-            found[path] = True
+            same = path.resolve()
+            found[same] = (found[same][0] if same in found else path, True)
             continue
         if not path.is_dir():
             raise GroError(f"{path} does not exist" if not path.exists() else f"{path} is not a run directory")
@@ -109,8 +110,8 @@ def find_runs(paths: Sequence[str | Path]) -> dict[Path, bool]:
         if not inside:
             raise GroError(f"{path} is neither a run directory nor a folder with some in it: there is no {DATABASE}")
         for child in inside:
-            found.setdefault(child, False)
-    return found
+            found.setdefault(child.resolve(), (child, False))
+    return dict(found.values())
 
 
 def write_comparison(compared: Comparison, path: str | Path, drawn: Sequence[Panel]) -> Path:

@@ -18,7 +18,7 @@ import numpy as np
 from gro.runs import files
 from gro.runs.lines import FRONTIER, Line, Panel
 from gro.runs.smoothing import smooth
-from gro.runs.terminal import number
+from gro.runs.terminal import number, printable
 
 if TYPE_CHECKING:  # importing matplotlib takes a second; only drawing needs it
     from matplotlib.figure import Figure
@@ -111,7 +111,7 @@ def inline_svg(panel: Panel, *, legend: bool = True) -> str:
         figure = _draw(panel, (4.6, 2.5), legend=legend)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    svg = f'<svg role="img" aria-label="{html.escape(panel.title)}"' + svg[svg.index("<svg") + 4 :]
+    svg = f'<svg role="img" aria-label="{html.escape(printable(panel.title))}"' + svg[svg.index("<svg") + 4 :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
     wanted = {name for pair in re.findall(r'"#([^"]+)"|url\(#([^)]+)\)', svg) for name in pair}
@@ -156,7 +156,7 @@ def _draw(panel: Panel, size: tuple[float, float], title: str = "", ylabel: str 
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    labels = [line.label for line in panel.lines] if legend and len(panel.lines) > 1 else []
+    labels = [printable(line.label) for line in panel.lines] if legend and len(panel.lines) > 1 else []
     letters = int(size[0] * 13)  # of the legend's size, in the width of the figure
     columns = max(1, letters // (max(map(len, labels), default=0) + 5))
     rows = math.ceil(len(labels) / columns)
@@ -178,11 +178,11 @@ def _draw(panel: Panel, size: tuple[float, float], title: str = "", ylabel: str 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=counts, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: number(value) if abs(value) >= 1000 else f"{value:.3g}")
-    axes.set_xlabel(panel.x)
+    axes.set_xlabel(printable(panel.x))
     axes.set_ylabel(ylabel)
     axes.margins(x=0.01)
     if title:
-        figure.text(0.12 / width, 1 - 0.1 / height, title, va="top", fontsize=11, fontweight="bold")
+        figure.text(0.12 / width, 1 - 0.1 / height, printable(title), va="top", fontsize=11, fontweight="bold")
     if labels:
         axes.legend(
             handles=axes.get_legend_handles_labels()[0],

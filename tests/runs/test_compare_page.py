@@ -62,6 +62,9 @@ def test_what_a_comparison_says(tmp_path: Path) -> None:
     assert "fast grpo finished 3 3,000 0.625 1 reward 0.125 0.875" in words
     assert "grpo lr=0.001 (2 seeds)" in words
     assert "95 % confidence interval" in words
+    # 0.75 and 0.7656, 1/64 apart: 0.7578 ± 12.7062/128; all held-out rewards are the same
+    assert "runs Reward Reward, held out KL to the reference grpo lr=0.001 (2 seeds) 0.7578 (0.6585 to 0.8571)" in words
+    assert "0.875 (0.875 to 0.875) 0.375 (0.375 to 0.375)" in words
     # two seeds first, as they are drawn; where the runs lie is no difference
     assert "training.seed 0 1 0 optimizer.lr 0.001 0.001 0.01" in words
     assert str(tmp_path) not in words
@@ -111,6 +114,8 @@ def test_which_runs(tmp_path: Path) -> None:
     (tmp_path / "a" / "notes").mkdir()
     assert find_runs([tmp_path / "a", two, one, one / ".." / "run"]) == {one: True, two: True}
     assert find_runs([tmp_path / "b"]) == {two: False}
+    (tmp_path / "best").symlink_to(two)
+    assert find_runs([tmp_path / "best", two]) == {tmp_path / "best": True}  # once, as it was called first
     assert short_names([one, two]) == ["a/run", "b/run"]
     assert short_names([Path("/x/y"), Path("/y"), Path("/x/z")]) == ["x/y", "/y", "z"]
     for path, why in ((tmp_path / "c", "does not exist"), (tmp_path / "a" / "notes", "neither a run directory nor")):
@@ -184,6 +189,17 @@ def test_what_commands_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert re.search(why, done.err), done.err
     assert len(done.err.strip().splitlines()) == 1
     assert [path for path in sorted(tmp_path.rglob("*")) if not path.name.startswith("run.db-")] == before
+
+
+def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "windows.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        made(tmp_path / "runs" / f"s{seed}", [0.25, 0.5], seed=seed)
+    exec(compile(example, "windows.md", "exec", dont_inherit=True), {"__name__": "example"})
+    assert (tmp_path / "frontier.pdf").read_bytes().startswith(b"%PDF")
+    assert "2 runs compared" in (tmp_path / "compare.html").read_text()
 
 
 def test_the_command_smooths_as_the_pages_do() -> None:

@@ -87,6 +87,17 @@ def test_an_inline_picture_is_well_formed_and_takes_the_colours_of_its_page() ->
     assert inline_svg(panel) == svg  # equal input, equal bytes
 
 
+def test_control_characters_of_names_are_drawn_by_their_numbers(tmp_path: Path) -> None:
+    steps = np.arange(3)
+    lines = tuple(Line(f"\x1b\u202e\x00{i}", i, steps, steps * 1.0) for i in (0, 1))
+    panel = Panel("k", "title\x07", "x\x08", lines)
+    for svg in (plot_panel(tmp_path / "x.svg", panel).read_text(), inline_svg(panel)):
+        shown = "".join(ET.fromstring(svg).itertext())
+        for expected in ("\\x1b\\u202e\\x000", "\\x1b\\u202e\\x001", "x\\x08"):
+            assert expected in shown
+    assert "title\\x07" in inline_svg(panel)
+
+
 @pytest.mark.parametrize("key", ["reward", "frontier"])
 def test_a_legend_names_the_lines_by_their_colours(tmp_path: Path, key: str) -> None:
     steps = np.arange(30.0)
