@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +55,20 @@ class Comparison:
         Raises GroError where there are not two runs, or none of their metrics was recorded by two of them.
         """
         with ExitStack() as stack:
-            readers, left_out = [], []
+            found: dict[RunReader, Series] = {}
+            left_out = []
             for path, named in find_runs(paths).items():
                 try:
-                    readers.append(stack.enter_context(RunReader(path)))
+                    reader = stack.enter_context(RunReader(path))
+                    found[reader] = Series.read(reader, path.name)
                 except GroError as error:
                     if named:
                         raise
                     left_out.append(str(error))
-            names = short_names([reader.path for reader in readers])
-            runs = [Series.read(reader, encodable(name)) for reader, name in zip(readers, names, strict=True)]
+            names = short_names([reader.path for reader in found])
+            runs = [replace(run, name=encodable(name)) for run, name in zip(found.values(), names, strict=True)]
             _check(runs, left_out)
-            return cls(readers, runs, by_seed, left_out, stack.pop_all())
+            return cls(list(found), runs, by_seed, left_out, stack.pop_all())
 
     def __enter__(self) -> Comparison:
         return self

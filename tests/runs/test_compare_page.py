@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,17 +125,16 @@ def test_which_runs(tmp_path: Path) -> None:
 
 
 def test_a_run_of_another_version_is_left_out_of_a_folder_and_refused_by_name(tmp_path: Path) -> None:
-    import sqlite3
-
     paths = [made(tmp_path / name, [1.0]) for name in ("a", "b", "later")]
     with sqlite3.connect(paths[2] / "run.db") as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
+    (made(tmp_path / "torn", [1.0]) / "config.yaml").write_text("{")
     with Comparison.open([tmp_path]) as compared:
         assert [run.name for run in compared.runs] == ["a", "b"]
         page = write_comparison(compared, tmp_path / "c.html", []).read_text()
-        assert "left out: " in page
-        assert "later" in page
+        assert page.count("left out: ") == 2
+        assert re.search("left out: .*later.*left out: .*torn", page, re.DOTALL)
     with pytest.raises(GroError, match="later"):
         Comparison.open(paths)
 
