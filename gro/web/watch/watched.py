@@ -133,7 +133,10 @@ class Watched:
             file = os.stat(database)
         except OSError:
             return None
-        return (file.st_dev, file.st_ino), (file.st_size, file.st_mtime_ns), _commits(database), _is_owned(self.path)
+        owned = _is_owned(self.path)
+        # Without an owner nothing is being committed, and looking makes an index of its own and an empty log.
+        log = _commits(database) if owned else _size_and_time(database.with_name(f"{DATABASE}-wal"))
+        return (file.st_dev, file.st_ino), (file.st_size, file.st_mtime_ns), log, owned
 
     def _read(self, before: Known, whole: bool) -> Known:
         with RunReader(self.path) as run:
@@ -185,6 +188,15 @@ def _commits(database: Path) -> bytes:
             return index.read(48)
     except OSError:
         return b""
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | None:
+    """None where the file is empty or missing."""
+    try:
+        file = os.stat(path)
+    except OSError:
+        return None
+    return (file.st_size, file.st_mtime_ns) if file.st_size else None
 
 
 def _is_owned(path: Path) -> bool:
