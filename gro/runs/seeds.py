@@ -78,16 +78,15 @@ Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def mean_and_band(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Band:
-    """(steps, mean, low, high) of several runs' curves, each of them (steps, values).
+    """(steps, mean, low, high) of several runs' curves, each of them (steps, values) with some that are finite.
 
-    The steps are those that any run has.  Where all runs have a finite value, low and high are the 95 % confidence
-    interval of the mean (Student's t); where only some do, as after the end of the shortest run, the mean is that of
-    those and there is no band.
+    The steps are those at which any run has a finite value.  Between two values a run is on the straight line through
+    them, as it is drawn.  Where all runs are, low and high are the 95 % confidence interval of the mean (Student's t);
+    where only some are, as after the end of the shortest, the mean is that of those, and low and high are NaN.
     """
-    steps = np.unique(np.concatenate([own for own, _ in curves]))
-    values = np.full((len(curves), len(steps)), np.nan)
-    for row, (own, found) in zip(values, curves, strict=True):
-        row[np.searchsorted(steps, own)] = found
+    finite = [(own[np.isfinite(values)], values[np.isfinite(values)]) for own, values in curves]
+    steps = np.unique(np.concatenate([own for own, _ in finite]))
+    values = np.stack([np.interp(steps, *run, left=np.nan, right=np.nan) for run in finite])
     there = np.isfinite(values)
     count = there.sum(0)
     total = np.where(there, values, 0.0).sum(0)
