@@ -165,8 +165,27 @@ def test_who_sampled_a_completion_of_an_earlier_step() -> None:
     ]
     assert told(Whose(two, start, two), 3, replace(record, version=2), 0, run)[1:] == []
     assert told(Whose(two, None, None), 3, replace(record, finish="given"), 0, run)[1:] == [
-        "The model that the run started from is not on this machine, so there is no reference."
+        "The model that the run started from was not found, so there is no reference."
     ]
+
+
+def test_a_start_beside_the_run_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes name it as it is seen from where the run was started."""
+    one = RolloutRecord(group=0, row=0, prompt="p", prompt_ids=[1], completion="c", completion_ids=[1])
+    config = {"run": "runs/second", "model": {"path": "runs/first"}}
+    run = written(tmp_path / "project" / "runs" / "second", [[one]], config)
+    (run.parent / "first" / "model").mkdir(parents=True)
+    (run.parent / "first" / "run.db").touch()
+    monkeypatch.chdir(tmp_path)
+    with RunReader(run) as reader:
+        assert start_folder(reader) == run.parent / "first" / "model"
+    moved = run.rename(tmp_path / "elsewhere")
+    with RunReader(moved) as reader:
+        assert start_folder(reader) is None
+        monkeypatch.chdir(tmp_path / "project")
+        found = start_folder(reader)
+    assert found is not None
+    assert found.absolute() == run.parent / "first" / "model"
 
 
 def test_a_start_that_the_hub_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,10 +91,23 @@ def start_folder(reader: RunReader) -> Path | None:
     named = given.get("path") if isinstance(given, dict) else given
     if not isinstance(named, str):
         return None
-    folder = Path(named).expanduser()
-    if (folder / DATABASE).is_file():
-        folder = folder / MODEL
-    return folder if folder.is_dir() else _of_the_hub(named)
+    named_folder = Path(named).expanduser()
+    for seen_from in _started_in(reader), Path():
+        folder = seen_from / named_folder
+        if (folder / DATABASE).is_file():
+            folder = folder / MODEL
+        if folder.is_dir():
+            return folder
+    return _of_the_hub(named)
+
+
+def _started_in(reader: RunReader) -> Path:
+    """From where the recipe's relative paths were seen, which the run's own place tells."""
+    run = Path(str(reader.config.get("run", "")))
+    below = len(run.parts)
+    if run.is_absolute() or not below or reader.path.parts[-below:] != run.parts:
+        return Path()
+    return Path(*reader.path.parts[:-below])
 
 
 def _of_the_hub(name: str) -> Path | None:

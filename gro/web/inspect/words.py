@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -39,11 +40,13 @@ def words_of(reader: RunReader) -> Words:
     for weights in reversed(saved(reader)):
         file = weights.path / "tokenizer.json"
         if weights.kind == "model" and file.is_file():
-            return Words(_read(file))
+            return Words(_read(file, file.stat().st_mtime_ns))
     return Words(None)
 
 
-def _read(file: Path) -> Tokenizer | None:
+@lru_cache(maxsize=2)
+def _read(file: Path, changed: int) -> Tokenizer | None:
+    """Once, as long as it has not changed: large ones take a while."""
     try:
         return Tokenizer.from_file(str(file))
     except Exception:  # the library raises bare Exceptions; numbers are shown then

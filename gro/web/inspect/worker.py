@@ -77,7 +77,7 @@ def told(whose: Whose, step: int, record: RolloutRecord, refresh_every: int, run
             f"The reference of this step is the policy after {_steps(after)}, whose weights are not on this machine."
         )
     elif reference is None:
-        said.append("The model that the run started from is not on this machine, so there is no reference.")
+        said.append("The model that the run started from was not found, so there is no reference.")
     if sampler is not None and record.version != step - 1:
         away = _away(sampler, record.version)
         said.append(
