@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import uuid
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,7 @@ class Person:
             if offered is None:
                 return False
             said = self.rule([spoken(text) for text in offered.completions])
-            store.label(Sent(self.name, offered.item, offered.lease, f"{self.name} {offered.item}", said))
+            store.label(Sent(self.name, offered.item, offered.lease, uuid.uuid4().hex, said))
             self.said[offered.item] = said
             return True
         finally:
@@ -63,24 +64,22 @@ class Person:
 
 def waiting(run: Path) -> int:
     """How many items the run has asked about and not yet used."""
-    if not (run / RATINGS).is_file():
-        return 0
-    with sqlite3.connect(run / RATINGS, timeout=30) as db:
-        try:
-            query = "SELECT count(*) FROM items WHERE id NOT IN (SELECT item FROM used)"
-            found = db.execute(query).fetchone()[0]
-        except sqlite3.OperationalError:  # its tables are just being made
-            return 0
-    db.close()
-    return found
+    return len(_rows(run, "SELECT id FROM items WHERE id NOT IN (SELECT item FROM used)"))
 
 
 def labels(run: Path) -> list[tuple[str, Any]]:
     """Item and answer of every label, in order."""
-    db = sqlite3.connect(run / RATINGS)
+    return [(item, json.loads(answer)) for item, answer in _rows(run, "SELECT item, answer FROM labels ORDER BY id")]
+
+
+def _rows(run: Path, query: str) -> list[Any]:
+    """Nothing where the run has not come so far."""
+    if not (run / RATINGS).is_file():
+        return []
+    db = sqlite3.connect(run / RATINGS, timeout=30)
     try:
-        return [
-            (item, json.loads(answer)) for item, answer in db.execute("SELECT item, answer FROM labels ORDER BY id")
-        ]
+        return db.execute(query).fetchall()
+    except sqlite3.OperationalError:  # its tables are just being made
+        return []
     finally:
         db.close()

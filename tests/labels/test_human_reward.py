@@ -53,7 +53,7 @@ class Room:
         store = self.store()
         while (offered := store.offer(who)) is not None:
             texts = [spoken(text) for text in offered.completions]
-            said = answers["|".join(sorted(texts))]
+            said: Any = answers["|".join(sorted(texts))]
             order = sorted(texts)
             if "choice" in said and said["choice"] != "tie":
                 said = {"choice": texts.index(order[said["choice"]])}
@@ -205,9 +205,11 @@ def test_what_was_used_cannot_be_taken_back(store):
     item, number = give(store, "anna", {"scores": [1]})
     store.undo("anna", number)
     offered = store.offer("anna")
+    assert offered is not None
     again = store.label(Sent("anna", item, offered.lease, "second key", {"scores": [5]}))["label"]
     give(store, "ben", SKIP)
     before = use(store, [item])
+    assert before is not None
     assert [answer for _, answer in before[item]] == [{"scores": [5]}]
     with pytest.raises(Conflict, match="the run has learnt from this label already, so it stays"):
         store.undo("anna", again)
@@ -220,11 +222,14 @@ def test_what_was_used_cannot_be_taken_back(store):
 def test_a_label_that_comes_late_is_not_saved(store):
     item, _ = give(store, "anna", SKIP)
     late = store.offer("carl")
+    assert late is not None
     assert give(store, "ben", SKIP)[0] == late.item == item
     assert use(store, [item]) == {item: []}
     with pytest.raises(Conflict, match="the run has gone on without this answer"):
         store.label(Sent("carl", item, late.lease, "carl's own", {"scores": [5]}))
-    assert store.offer("carl").item != item
+    offered = store.offer("carl")
+    assert offered is not None
+    assert offered.item != item
     assert use(store, [item]) == {item: []}
 
 
