@@ -28,7 +28,7 @@ from gro.runs.terminal import number
 
 _PROMPTS = 3  # of those that runs share
 _MOST_ALARMS = 5  # of a run
-_SUMMED_UP = ("reward", "reward:held_out", "gold", "held_out_accuracy", "accuracy", "loss:held_out", "kl")
+_SUMMED_UP = ("reward", "reward:held_out", "gold:held_out", "held_out_accuracy", "accuracy", "loss:held_out", "kl")
 _HELD_OUT = ("eval_reward", "eval_gold", "eval_accuracy", "eval_loss")
 
 

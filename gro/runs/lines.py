@@ -59,11 +59,14 @@ class Panel:
     lines: tuple[Line, ...]
     last: str = ""
     """Of one run: the last recorded value of the first line, as text."""
+    metric: str = ""
+    """Of several runs: the one metric that is drawn."""
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         lines = [line.plain() for line in self.lines]
-        return {"key": self.key, "title": self.title, "x": self.x, "lines": lines, "last": self.last}
+        words = {name: getattr(self, name) for name in ("key", "title", "x", "last", "metric")}
+        return words | {"lines": lines}
 
 
 def _numbers(values: np.ndarray | None) -> list[float | None] | None:

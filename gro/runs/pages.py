@@ -55,10 +55,14 @@ def plain_value(value: Any) -> str:
 
 
 def figure(panel: Panel, *, legend: bool = True) -> dict[str, Any]:
-    """A panel for the templates: title, last value, picture."""
+    """A panel for the templates: title, what is said beside it, picture."""
     from markupsafe import Markup
 
-    return {"title": panel.title, "last": panel.last, "svg": Markup(inline_svg(panel, legend=legend))}
+    return {
+        "title": panel.title,
+        "beside": text(panel.last or panel.metric),
+        "svg": Markup(inline_svg(panel, legend=legend)),
+    }
 
 
 def swatch(source: int) -> dict[str, str]:

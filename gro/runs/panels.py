@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -39,8 +40,9 @@ def panels(
 ) -> list[Panel]:
     """What is to be drawn of these runs.
 
-    Of one run a panel has all metrics that belong together.  Of several it has one metric of each, so that colours
-    mean runs; runs that differ only in their seed are one line with a band, unless `by_seed` is false.
+    Of one run a panel has all metrics that belong together.  Of several it has one, so that colours mean runs: the one
+    that most of them have; and what is held out has a panel of its own.  Runs that differ only in their seed are one
+    line with a band, unless `by_seed` is false.
     `smooth`: the share of the curve over which values are averaged, from 0, as recorded, to below 1.
     `every`: with a panel for each metric that has none.
     """
@@ -55,42 +57,54 @@ def panels(
 
 
 def _of_one(run: Series, smooth: float, every: bool) -> Iterator[Panel]:
-    for key, title, names in _rows([run], every):
+    members, there = grouped([run], False), _drawable([run])
+    rows = list(_rows(there))
+    drawn = {name for _, _, names in rows for name in names}
+    rows += [(*_alone(name), [name]) for name in there if every and name not in drawn]
+    for key, title, names in rows:
         labels = _without_common_start([printable(name) for name in names])
-        found = [line for name in names for line in overlay([run], grouped([run], False), name, smooth)]
+        found = [line for name in names for line in overlay([run], members, name, smooth)]
         lines = tuple(replace(line, label=label, source=-1) for line, label in zip(found, labels, strict=True))
         values = run.metrics[names[0]][1]
         yield Panel(key, title, STEP, lines, number(float(values[np.isfinite(values)][-1])))
 
 
 def _of_several(runs: Sequence[Series], smooth: float, by_seed: bool, every: bool) -> Iterator[Panel]:
-    members = grouped(runs, by_seed)
-    for key, title, names in _rows(runs, every):
+    members, there = grouped(runs, by_seed), _drawable(runs)
+    chosen: dict[str, tuple[str, str]] = {}  # metric → key and title
+    for key, title, names in _rows(there):
         held_out = [name for name in names if name.startswith(_HELD_OUT)]
         rest = [name for name in names if name not in held_out]
         if rest:
-            yield Panel(key, title, STEP, tuple(overlay(runs, members, _shared(runs, rest), smooth)))
+            chosen[max(rest, key=there.__getitem__)] = (key, title)  # of equals the first
         if held_out:
-            if not title.startswith("Held-out"):
-                key, title = f"{key}:held_out", f"{title}, held out"
-            yield Panel(key, title, STEP, tuple(overlay(runs, members, _shared(runs, held_out), smooth)))
+            told = title.startswith("Held-out")
+            key, title = (key, title) if told else (f"{key}:held_out", f"{title}, held out")
+            chosen[max(held_out, key=there.__getitem__)] = (key, title)
+    if every:
+        chosen |= {name: _alone(name) for name in there if name not in chosen}
+    for metric, (key, title) in chosen.items():
+        yield Panel(key, title, STEP, tuple(overlay(runs, members, metric, smooth)), metric=printable(metric))
 
 
-def _rows(runs: Sequence[Series], every: bool) -> Iterator[tuple[str, str, list[str]]]:
-    """(key, title, the metrics under it of which there is something to draw)."""
-    there = dict.fromkeys(name for run in runs for name in run.metrics if has(run, name))
+def _drawable(runs: Sequence[Series]) -> dict[str, int]:
+    """The metrics with a finite value, and how many of the runs have one."""
+    return Counter(name for run in runs for name in run.metrics if has(run, name))
+
+
+def _rows(there: Mapping[str, int]) -> Iterator[tuple[str, str, list[str]]]:
+    """(key, title, metrics) of the rows of the table that have a metric; each is in the first row that it fits."""
+    left = list(there)
     for key, title, patterns in PANELS:
-        names = dict.fromkeys(name for pattern in patterns for name in there if fnmatchcase(name, pattern))
+        names = list(dict.fromkeys(name for pattern in patterns for name in left if fnmatchcase(name, pattern)))
         if names:
-            there = {name: None for name in there if name not in names}
-            yield key, title, list(names)
-    for name in there if every else ():
-        yield f"metric:{name}", printable(name), [name]
+            left = [name for name in left if name not in names]
+            yield key, title, names
 
 
-def _shared(runs: Sequence[Series], names: Sequence[str]) -> str:
-    """The metric that most of the runs have; of equals the first."""
-    return max(names, key=lambda name: sum(has(run, name) for run in runs))
+def _alone(metric: str) -> tuple[str, str]:
+    """Key and title of a panel that the table does not have."""
+    return f"metric:{metric}", printable(metric)
 
 
 def _without_common_start(names: Sequence[str]) -> list[str]:

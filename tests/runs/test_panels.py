@@ -212,6 +212,7 @@ def test_the_panels_of_several_runs_have_one_metric_and_what_is_held_out_apart()
     ]
     found = panels(runs, smooth=0)
     assert [p.key for p in found] == ["reward", "reward:held_out", "accuracy", "loss", "loss:held_out"]
+    assert [p.metric for p in found] == ["reward", "eval_reward", "rewards/accuracies", "loss", "eval_loss"]
     line = panel(found, "reward").lines[0]
     assert (line.label, line.source, line.values.tolist()) == ("grpo (2 seeds)", 0, [0.5, 3.0])
     assert line.low is not None
@@ -224,6 +225,22 @@ def test_the_panels_of_several_runs_have_one_metric_and_what_is_held_out_apart()
     assert [(line.label, line.source, line.values.tolist()) for line in apart.lines] == [
         ("r0", 0, [0.0, 2.0]),
         ("r1", 1, [1.0, 4.0]),
+    ]
+
+
+def test_of_metrics_that_belong_together_the_one_that_most_runs_have_is_drawn() -> None:
+    """The others are drawn on request, under their own names."""
+    runs = [
+        series("a", accuracy={1: 0.5}, mine={1: 1.0}, eval_mine={1: 2.0}),
+        series("b", {"algorithm": "b"}, rewards__accuracies={1: 0.5}),
+        series("c", {"algorithm": "c"}, rewards__accuracies={1: 0.5}),
+    ]
+    found = panels(runs, every=True)
+    assert [(p.key, p.title, p.metric, len(p.lines)) for p in found] == [
+        ("accuracy", "Accuracy", "rewards/accuracies", 2),
+        ("metric:accuracy", "accuracy", "accuracy", 1),  # the other one of its row
+        ("metric:mine", "mine", "mine", 1),
+        ("metric:eval_mine", "eval_mine", "eval_mine", 1),
     ]
 
 
