@@ -21,8 +21,8 @@ from gro.contradictions import contradictions
 from gro.errors import GroError, nearest
 from gro.explain import explain
 from gro.judges.spec import problems as judge_problems
-from gro.labels.spec import HUMAN
-from gro.labels.spec import problems as human_problems
+from gro.raters.spec import HUMAN
+from gro.raters.spec import problems as human_problems
 from gro.recipe import Config, annotation_at
 from gro.rewards.functions import OFFERED
 from gro.rewards.registry import NAMED, REMOTE, resolved

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gro.errors import GroError
-from gro.labels.spec import asking
+from gro.raters.spec import asking
 from gro.recipe import Config, CriticSettings, RewardModelSettings
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds

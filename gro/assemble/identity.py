@@ -12,9 +12,9 @@ from gro.assemble.models import Start, model_folder
 from gro.config import Config
 from gro.data.files import file_sha256
 from gro.errors import GroError
-from gro.labels.spec import HUMAN
 from gro.policy.adapter_folder import locate
 from gro.policy.folder import find
+from gro.raters.spec import HUMAN
 from gro.rewards.spec import RewardSpec
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".json", ".model", ".jinja", ".txt")

@@ -16,11 +16,11 @@ from gro.engines.base import Sampling
 from gro.errors import GroError, nearest
 from gro.judges.reward import JudgeReward, open_judge
 from gro.judges.spec import JudgeSettings
-from gro.labels.human import RATINGS, Asking, Human, Inner
-from gro.labels.spec import HUMAN, HumanSettings, asking
 from gro.policy.folder import find
 from gro.policy.loading import load_tokenizer
 from gro.policy.reward_model import RewardModel
+from gro.raters.human import RATINGS, Asking, Human, Inner
+from gro.raters.spec import HUMAN, HumanSettings, asking
 from gro.recipe import ModelSettings
 from gro.rewards import Failure, Rewards
 from gro.rewards.ranges import ScoreRange

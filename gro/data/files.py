@@ -1,4 +1,4 @@
-"""Rows of JSONL, JSON, CSV and Parquet files, each with its exact place.
+"""Rows of JSONL, JSON, CSV and Parquet files, and of files of labels, each with its exact place.
 
 Nothing in a data file is executed: no dataset script, no pickle, no Arrow extension type.  Memory is bounded by one
 row (JSONL, CSV), one slice of a row group (Parquet) or the whole file (JSON, which has no other way).
@@ -7,11 +7,13 @@ row (JSONL, CSV), one slice of a row group (Parquet) or the whole file (JSON, wh
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from gro.data._json import read_json, read_jsonl
+from gro.data._labels import read_labels
 from gro.data._lines import Report, Row
 from gro.data._tables import read_csv, read_parquet
 from gro.errors import DataError
@@ -22,10 +24,11 @@ FORMATS: Mapping[str, str] = {
     ".json": "json",
     ".csv": "csv",
     ".parquet": "parquet",
+    ".db": "labels",
 }
 """What is read, by the end of the file's name."""
 
-_LOADABLE = "a .jsonl, .json, .csv or .parquet file"
+_LOADABLE = "a .jsonl, .json, .csv or .parquet file, or a .db file of labels"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -46,6 +49,9 @@ def read_rows(path: str | Path, on_bad: Report | None = None) -> Iterator[Row]:
     if form == "parquet":
         yield from read_parquet(path, report)
         return
+    if form == "labels":
+        yield from read_labels(path)
+        return
     try:
         with path.open("rb") as stream:
             _check_encoding(path, stream)
@@ -59,8 +65,17 @@ def read_rows(path: str | Path, on_bad: Report | None = None) -> Iterator[Row]:
         raise _unreadable(path, e) from e
 
 
+def content_sha256(path: str | Path) -> str:
+    """What a run that goes on compares: the SHA-256 of a file; of labels that of their rows, as the bytes of
+    a database say little of what is in it."""
+    if file_format(Path(path)) != "labels":
+        return file_sha256(path)
+    rows = [row.fields for row in read_labels(Path(path))]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def file_sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes in hexadecimal, which a run that resumes compares."""
+    """The SHA-256 of a file's bytes in hexadecimal."""
     try:
         with Path(path).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from gro.data._lines import Row
-from gro.data.files import file_sha256, read_rows
+from gro.data.files import content_sha256, read_rows
 from gro.data.layout import Layout, detect
 from gro.data.rows import Example, parse_row
 from gro.data.spec import DataSpec, Kind, Piece, Text, Turn
@@ -151,7 +151,7 @@ class Tally:
     def report(self, files: tuple[str, ...] | None = None) -> ScanReport:
         """What was found so far; `files`: those hashed, if not the spec's."""
         return ScanReport(
-            files=tuple((path, file_sha256(path)) for path in (self.spec.paths if files is None else files)),
+            files=tuple((path, content_sha256(path)) for path in (self.spec.paths if files is None else files)),
             kind=self.kind,
             rows=self.rows,
             bad=self.bad,

@@ -7,7 +7,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from statistics import fmean
 from typing import Any
@@ -87,17 +87,22 @@ def export(store: Store, form: str, *, each: bool = False) -> str:
     """The text of the file.  each: a row for each person's label; else one for what most, or the mean, say."""
     if form not in FORMS:
         raise GroError(f"--as {form!r} is not one of {', '.join(FORMS)}{nearest(form, FORMS)}")
-    found = labelled(store)
     if form == "csv":
-        return _csv(store.kind, found)
+        return _csv(store.kind, labelled(store))
     if form == "label-studio":
-        tasks = [_task(store.kind, item) for item in found]
+        tasks = [_task(store.kind, item) for item in labelled(store)]
         return json.dumps(tasks, ensure_ascii=False, indent=1) + "\n"
-    if each:
-        found = [Labelled(i.id, i.prompt, i.completions, [label]) for i in found for label in i.labels]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(store, form, each=each))
+
+
+def rows(store: Store, form: str, *, each: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of a form that is read for training; see `export`."""
     make = {"preference": _preferences, "ranking": _ranking, "rewarded": _rewarded, "unpaired": _unpaired}[form]
-    rows = [row | _origin(item, each) for item in found for row in make(store.kind, item)]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    for item in labelled(store):
+        for said in [[label] for label in item.labels] if each else [item.labels]:
+            one = replace(item, labels=said)
+            for row in make(store.kind, one):
+                yield row | _origin(one, each)
 
 
 def _origin(item: Labelled, each: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -280,7 +280,7 @@ def kind_of(path: str | Path) -> Kind:
     if not Path(path).is_file():
         raise GroError(f"{path}: there is no such file of labels")
     try:
-        with sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True) as db:
+        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as db:
             return KINDS[json.loads(db.execute("SELECT value FROM meta WHERE key = 'kind'").fetchone()[0])]
     except (sqlite3.Error, TypeError, ValueError, KeyError) as e:
         raise GroError(f"{path} is not a file of labels") from e

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from gro.assemble import Data
 from gro.config import Config
 from gro.errors import GroError
-from gro.labels.spec import HUMAN, HumanSettings
 from gro.preflight.saying import say
+from gro.raters.spec import HUMAN, HumanSettings
 from gro.rewards import Rewards
 from gro.runs.terminal import number
 from gro.types import Completion, Group

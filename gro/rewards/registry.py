@@ -10,7 +10,7 @@ NAMED: dict[str, str] = {
     "code": "gro.rewards.code:code",
     "cosine_length": "gro.rewards.cosine:cosine_length",
     "exact_match": "gro.rewards.rules:exact_match",
-    "human": "gro.labels.human:human",
+    "human": "gro.raters.human:human",
     "judge": "gro.judges.reward:judge",
     "json_format": "gro.rewards.formats:json_format",
     "length": "gro.rewards.lengths:length",

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gro.labels.human import RATINGS
 from gro.labels.store import Sent, Store, kind_of
+from gro.raters.human import RATINGS
 
 Rule = Callable[[list[str]], Any]
 """From the texts in the order shown to the answer."""

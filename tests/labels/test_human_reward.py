@@ -11,11 +11,11 @@ import pytest
 from gro.errors import GroError, Interrupted
 from gro.labels.answers import KINDS, rewards, worths
 from gro.labels.export import labelled
-from gro.labels.human import RATINGS, Asking, Human, pieces
 from gro.labels.items import Item, digest
-from gro.labels.spec import HumanSettings, problems
 from gro.labels.store import Conflict, Sent, Store
 from gro.labels.used import missing, use
+from gro.raters.human import RATINGS, Asking, Human, pieces
+from gro.raters.spec import HumanSettings, problems
 from gro.rewards.batch import Trouble
 from gro.rewards.functions import TrainerState
 from labels.people import spoken

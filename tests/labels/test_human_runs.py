@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gro.labels.human import RATINGS
 from gro.labels.items import Item
 from gro.labels.store import Conflict, Store
+from gro.raters.human import RATINGS
 from gro.runs import RunReader
 from jobs_on_sums import MODEL, cli, recipe, write_data
 from labels.people import Person, best, labels, number, scores, waiting

@@ -14,10 +14,10 @@ import pytest
 from gro.labels.agreement import agreement
 from gro.labels.answers import KINDS, is_skip
 from gro.labels.export import ratings
-from gro.labels.human import RATINGS, Asking, Human, Inner
-from gro.labels.simulated import answer, normal, raters_of, uniform
-from gro.labels.spec import HumanSettings, Simulated
 from gro.labels.store import Store
+from gro.raters.human import RATINGS, Asking, Human, Inner
+from gro.raters.simulated import answer, normal, raters_of, uniform
+from gro.raters.spec import HumanSettings, Simulated
 from gro.rewards.functions import TrainerState
 from gro.rewards.rewards import scoring_of
 from gro.rewards.spec import RewardSpec

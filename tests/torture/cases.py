@@ -33,7 +33,13 @@ class Case:
 
     def recipe(self, base: Path, folder: Path) -> Path:
         """Writes the recipe; the files that it names lie in `base`."""
-        training = {"steps": STEPS, "resume_every": 1, "keep_state": True, "kl_every": 2, **self.keys.get("training", {})}
+        training = {
+            "steps": STEPS,
+            "resume_every": 1,
+            "keep_state": True,
+            "kl_every": 2,
+            **self.keys.get("training", {}),
+        }
         keys = _placed(self.keys, base) | {"training": training}
         return self.make(base, folder / f"{self.name}.yaml", **keys)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from gro.errors import GroError
 from gro.labels.answers import kind_named
-from gro.labels.items import read_items
 from gro.labels.store import Store, kind_of
 from gro.web.label.pages import routes
+from gro.web.label.rows import read_items
 from gro.web.label.waiting import WaitingRun
 from gro.web.serve import serve
 

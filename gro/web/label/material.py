@@ -72,8 +72,8 @@ def _samples(settings: dict[str, Any]) -> None:
     from gro.data.rows import parse_row
     from gro.data.spec import DataSpec
     from gro.jobs.generate import Asked, generate_texts
-    from gro.labels.items import spoken
     from gro.runs import files
+    from gro.web.label.rows import spoken
 
     model, output, n = settings.pop("model"), Path(settings.pop("output")), settings["n"]
     answers = [found.text for found in generate_texts(model, Asked(**settings))]

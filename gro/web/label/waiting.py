@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from gro.errors import GroError
-from gro.labels.human import RATINGS
-from gro.labels.spec import asking
 from gro.labels.store import Store
+from gro.raters.human import RATINGS
+from gro.raters.spec import asking
 from gro.runs import RunReader, files
 from gro.runs.store import CONFIG, DATABASE
 

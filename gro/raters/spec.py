@@ -18,7 +18,7 @@ HUMAN = "human"
 
 @dataclass(frozen=True)
 class Simulated:
-    """Raters that are made from another reward; `gro.labels.simulated` has the formulas.
+    """Raters that are made from another reward; `gro.raters.simulated` has the formulas.
 
     >>> Simulated("exact_match", spread=0.1, flip=0.05)
     """

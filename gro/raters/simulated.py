@@ -24,7 +24,7 @@ from statistics import NormalDist
 from typing import Any
 
 from gro.labels.answers import SKIP, Kind
-from gro.labels.spec import Simulated
+from gro.raters.spec import Simulated
 
 
 def name(rater: int) -> str:

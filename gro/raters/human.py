@@ -1,7 +1,7 @@
 """People as a reward: what they say of the policy's answers, asked while the run waits for it.
 
 The answers of a step go to the file of labels in the run's directory, `gro label RUN` shows them, and what was said of
-them is their reward, from 0 to 1.  Or people are made up from another reward (`gro.labels.simulated`); then everything
+them is their reward, from 0 to 1.  Or people are made up from another reward (`gro.raters.simulated`); then everything
 else is the same.
 
 An item is known by its texts, so the same answers are never asked about twice: a run that goes on after a kill samples
@@ -21,12 +21,12 @@ from statistics import fmean
 from typing import Any, Literal
 
 from gro.errors import Interrupted
-from gro.labels import simulated
 from gro.labels.answers import rewards, worths
 from gro.labels.items import Item, digest
-from gro.labels.spec import HUMAN, HumanSettings, Simulated
 from gro.labels.store import Store
 from gro.labels.used import Answers, missing, simulate, use
+from gro.raters import simulated
+from gro.raters.spec import HUMAN, HumanSettings, Simulated
 from gro.rewards.batch import Batch, Score, Trouble
 from gro.rewards.functions import TrainerState
 from gro.rewards.pool import Pool

@@ -1,0 +1,1 @@
+"""People, real or simulated, whose ratings are the rewards of a run."""
