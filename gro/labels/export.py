@@ -167,7 +167,8 @@ def _results(kind: Kind, label: Label, names: list[str]) -> Iterator[dict[str, A
         if selected is None:
             yield _result("tie", names[0], "choices", {"choices": ["tie"]})
         else:
-            yield _result("preference", ",".join(names), "pairwise", {"selected": selected})
+            # Label Studio's own have the name of the control in both places, and it shows no others.
+            yield _result("preference", "preference", "pairwise", {"selected": selected})
     elif kind.name == "best":
         chosen = max(range(len(names)), key=label.worth.__getitem__)
         yield _result("best", "prompt", "choices", {"choices": [names[chosen]]})

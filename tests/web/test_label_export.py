@@ -164,11 +164,9 @@ def test_label_studio(tmp_path):
     first, second = json.loads(export(store, "label-studio"))
     assert first["data"] == {"prompt": "prompt 0", "answer1": "completion 0 of 0", "answer2": "completion 1 of 0"}
     (result,) = first["annotations"][0]["result"]
-    assert (result["type"], result["to_name"], result["value"]) == (
-        "pairwise",
-        "answer1,answer2",
-        {"selected": "right"},
-    )
+    assert {key: result[key] for key in ("from_name", "to_name", "type", "value")} == {
+        "from_name": "preference", "to_name": "preference", "type": "pairwise", "value": {"selected": "right"},
+    }  # fmt: skip
     assert [r["value"] for r in second["annotations"][0]["result"]] == [{"choices": ["tie"]}, {"text": ["same"]}]
     assert second["annotations"][0]["lead_time"] == 2.5
 
