@@ -96,8 +96,18 @@ def export(store: Store, form: str, *, each: bool = False) -> str:
     if each:
         found = [Labelled(i.id, i.prompt, i.completions, [label]) for i in found for label in i.labels]
     make = {"preference": _preferences, "ranking": _ranking, "rewarded": _rewarded, "unpaired": _unpaired}[form]
-    rows = [row | _origin(item, each) for item in found for row in make(store.kind, item)]
+    rows = [row | _origin(item, each) for item in found for made in make(store.kind, item) if (row := _readable(made))]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without completions of nothing but white space, which no data set may have; empty where none is left."""
+    if "completions" not in row:
+        sides = [row[name] for name in ("chosen", "rejected", "completion") if name in row]
+        return row if all(_text(side).strip() for side in sides) else {}
+    kept = [i for i, completion in enumerate(row["completions"]) if _text(completion).strip()]
+    each = {name: [values[i] for i in kept] for name, values in row.items() if name != "prompt"}
+    return {"prompt": row["prompt"]} | each if kept else {}
 
 
 def _origin(item: Labelled, each: bool) -> dict[str, Any]:
