@@ -101,8 +101,19 @@ def rows(store: Store, form: str, *, each: bool = False) -> Iterator[dict[str, A
     for item in labelled(store):
         for said in [[label] for label in item.labels] if each else [item.labels]:
             one = replace(item, labels=said)
-            for row in make(store.kind, one):
-                yield row | _origin(one, each)
+            for made in make(store.kind, one):
+                if row := _readable(made):
+                    yield row | _origin(one, each)
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without completions of nothing but white space, which no data set may have; empty where none is left."""
+    if "completions" not in row:
+        sides = [row[name] for name in ("chosen", "rejected", "completion") if name in row]
+        return row if all(_text(side).strip() for side in sides) else {}
+    kept = [i for i, completion in enumerate(row["completions"]) if _text(completion).strip()]
+    each = {name: [values[i] for i in kept] for name, values in row.items() if name != "prompt"}
+    return {"prompt": row["prompt"]} | each if kept else {}
 
 
 def _origin(item: Labelled, each: bool) -> dict[str, Any]:
@@ -172,7 +183,8 @@ def _results(kind: Kind, label: Label, names: list[str]) -> Iterator[dict[str, A
         if selected is None:
             yield _result("tie", names[0], "choices", {"choices": ["tie"]})
         else:
-            yield _result("preference", ",".join(names), "pairwise", {"selected": selected})
+            # Label Studio's own have the name of the control in both places, and it shows no others.
+            yield _result("preference", "preference", "pairwise", {"selected": selected})
     elif kind.name == "best":
         chosen = max(range(len(names)), key=label.worth.__getitem__)
         yield _result("best", "prompt", "choices", {"choices": [names[chosen]]})

@@ -18,7 +18,7 @@ import numpy as np
 from gro.runs import files
 from gro.runs.lines import FRONTIER, Line, Panel
 from gro.runs.smoothing import smooth
-from gro.runs.terminal import number, printable
+from gro.runs.terminal import printable
 
 if TYPE_CHECKING:  # importing matplotlib takes a second; only drawing needs it
     from matplotlib.figure import Figure
@@ -177,10 +177,12 @@ def _draw(panel: Panel, size: tuple[float, float], title: str = "", ylabel: str 
     counts = all(np.array_equal(line.steps, np.floor(line.steps)) for line in panel.lines)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=counts, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(lambda value, _: number(value) if abs(value) >= 1000 else f"{value:.3g}")
     axes.set_xlabel(printable(panel.x))
     axes.set_ylabel(ylabel)
     axes.margins(x=0.01)
+    lowest, highest = axes.get_ylim()
+    ticks = [tick for tick in axes.get_yticks() if lowest <= tick <= highest]
+    axes.set_yticks(ticks, tick_labels(ticks))
     if title:
         figure.text(0.12 / width, 1 - 0.1 / height, printable(title), va="top", fontsize=11, fontweight="bold")
     if labels:
@@ -197,6 +199,23 @@ def _draw(panel: Panel, size: tuple[float, float], title: str = "", ylabel: str 
             columnspacing=1.2,
         )
     return figure
+
+
+def tick_labels(ticks: Sequence[float]) -> list[str]:
+    """Evenly spaced numbers in as few figures as tell what they are.
+
+    >>> tick_labels([3.985, 3.99, 3.995, 4.0])
+    ['3.985', '3.99', '3.995', '4']
+    """
+    spacing = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else 1.0
+    values = [tick if abs(tick) > 1e-6 * spacing else 0.0 for tick in ticks]
+    largest = max(map(abs, values), default=0.0)
+    fewest = len(str(int(largest))) if largest < 1e6 else 1  # no exponent where there need be none
+    for figures in range(fewest, 16):
+        labels = [f"{value:.{figures}g}" for value in values]
+        if all(abs(float(label) - value) <= 0.01 * spacing for label, value in zip(labels, values, strict=True)):
+            return labels
+    return [str(value) for value in values]
 
 
 def looks(lines: Sequence[Line]) -> list[tuple[str, str]]:

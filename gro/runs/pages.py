@@ -58,9 +58,10 @@ def figure(panel: Panel, *, legend: bool = True) -> dict[str, Any]:
     """A panel for the templates: title, what is said beside it, picture."""
     from markupsafe import Markup
 
+    beside = panel.last or (panel.metric if panel.metric != panel.title else "")
     return {
         "title": panel.title,
-        "beside": text(panel.last or panel.metric),
+        "beside": text(beside),
         "svg": Markup(inline_svg(panel, legend=legend)),
     }
 

@@ -12,13 +12,17 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("loss", "Loss", ("loss", "eval*loss*")),
     ("perplexity", "Held-out perplexity", ("eval*perplexity*",)),
     ("kl", "KL to the reference", ("kl", "kl/k1")),
-    ("length", "Completion length, tokens", ("completions/*_length", "eval*mean_length")),
+    ("length", "Completion length, tokens", ("completions/mean_length", "completions/*_length", "eval*mean_length")),
     ("cut_off", "Cut off, share", ("completions/clipped_ratio",)),
     ("no_variance", "Groups without variance, share", ("frac_reward_zero_std",)),
     ("spread", "Reward, standard deviation", ("reward_std", "rewards/*/std")),
     ("entropy", "Entropy, nats per token", ("entropy",)),
     ("logps", "Log-probs of pairs, nats", ("logps/chosen", "logps/rejected")),
-    ("clipped", "Clipped tokens, share", ("clip_ratio/*mean", "cispo_clip_ratio", "inactive_ratio")),
+    (
+        "clipped",
+        "Clipped tokens, share",
+        ("clip_ratio/region_mean", "clip_ratio/*mean", "cispo_clip_ratio", "inactive_ratio"),
+    ),
     ("ratio", "Ratio to the old policy", ("ratio/max", "ratio/min")),
     ("moved", "Step of the policy, KL per token", ("policy/approxkl_avg", "policy/kl")),
     ("gradient", "Gradient norm", ("grad_norm",)),
@@ -43,11 +47,12 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("pairs", "Pairs made of samples", ("pairs", "pairs/ties")),
     ("replay", "Replay: age, steps", ("replay/age",)),
     ("duplicates", "Identical answers, share", ("duplicates/share", "duplicates/expected")),
-    ("gap", "Sampler–trainer gap, nats", ("sampling/sampling_logp_difference/*",)),
-    ("gap_ratio", "Sampler–trainer ratio", ("sampling/importance_sampling_ratio/*",)),
+    ("gap", "Sampler–trainer gap, nats", ("sampling/*difference/mean", "sampling/*difference/*")),
+    ("gap_ratio", "Sampler–trainer ratio", ("sampling/*ratio/mean", "sampling/*ratio/*")),
     ("outside_gap", "Sampler–trainer: tokens 10 % apart, share", ("sampling/outside",)),
     ("speed", "Tokens per second", ("tokens/s",)),
     ("seconds", "Seconds per step", ("step_time", "rollout_time")),
 )
 """Key, title, and patterns of the metrics under it (TRL's names where TRL has them); a metric is drawn in the first
-panel that it fits.  What is in none is in a report's table of all metrics."""
+panel that it fits.  Of several runs the first that most of them have is drawn, so what says most stands first.
+What is in none is in a report's table of all metrics."""

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gro.errors import GroError
-from gro.runs.curves import inline_svg, look, looks, plot_curve, plot_panel
+from gro.runs.curves import inline_svg, look, looks, plot_curve, plot_panel, tick_labels
 from gro.runs.lines import Line, Panel
 from gro.runs.smoothing import smooth, thin
 
@@ -123,6 +123,24 @@ def test_equal_panels_make_equal_files(tmp_path: Path, ending: str) -> None:
     assert first == second
     other = Panel("reward", "Reward", "step", (Line("a", 1, steps, steps * 0.1, None, steps * 0.0, steps * 0.2),))
     assert plot_panel(tmp_path / f"c.{ending}", other).read_bytes() != first
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labels"),
+    [
+        ([3.985, 3.99, 3.995, 4.0], ["3.985", "3.99", "3.995", "4"]),
+        ([-0.2, -0.1, 1e-17, 0.1], ["-0.2", "-0.1", "0", "0.1"]),
+        ([0.1 + 0.2, 0.6, 0.9], ["0.3", "0.6", "0.9"]),
+        ([0, 1500, 3000], ["0", "1500", "3000"]),
+        ([12000, 12000.5], ["12000", "12000.5"]),
+        ([0.0, 2e6, 4e6], ["0", "2e+06", "4e+06"]),
+        ([0.0, 8e-06], ["0", "8e-06"]),
+        ([0.5], ["0.5"]),
+        ([], []),
+    ],
+)
+def test_labels_of_ticks_are_short_and_tell_them_apart(ticks: list[float], labels: list[str]) -> None:
+    assert tick_labels(ticks) == labels
 
 
 def test_18_runs_look_different() -> None:

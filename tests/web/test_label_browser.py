@@ -155,7 +155,8 @@ def test_ranking_with_keys_buttons_and_by_dragging(browser, tmp_path):
         settled(page, store, 3)
         cards = page.locator(".completion")
         cards.nth(2).drag_to(cards.nth(0), target_position={"x": 20, "y": 20})
-        assert [b.inner_text() for b in page.locator(".badge").all()] == ["rank 2", "rank 3", "rank 1"]
+        badges = "[...document.querySelectorAll('.badge')].map((b) => b.textContent).join()"
+        wait(page, f"{badges} === 'rank 2,rank 3,rank 1'")
         cards.nth(1).drag_to(cards.nth(2), target_position={"x": 20, "y": 20})
         press(page, store, "Enter", until=4)
     assert answers(store) == [{"ranks": r} for r in ([2, 1, 2], [3, 2, 1], [2, 3, 1], [3, 1, 2])]
@@ -471,6 +472,9 @@ def test_a_page_elsewhere_can_do_nothing(browser, tmp_path):
                 const socket = new WebSocket("{base.replace("http", "ws")}"); socket.onclose = socket.onerror = go; }});
             await new Promise((go) => setTimeout(go, 200));
         }}""")
+        last = time.monotonic() + LONG
+        while not statuses and time.monotonic() < last:
+            page.wait_for_timeout(20)  # the browser tells of answers in its own time
         assert statuses
         assert set(statuses) <= {403, 405}
         context.close()

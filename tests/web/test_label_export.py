@@ -22,7 +22,7 @@ from gro.errors import GroError
 from gro.labels.agreement import agreement, cohen, fleiss
 from gro.labels.export import export, ratings
 from gro.labels.items import Item
-from gro.labels.store import Store
+from gro.labels.store import Sent, Store
 from web.labelling import items, prefer, say, stored
 
 
@@ -116,6 +116,23 @@ def test_messages_stay_messages(tmp_path):
 
 
 @pytest.mark.fault("W9")
+def test_empty_answers_of_a_run_are_left_out_of_what_training_reads(tmp_path):
+    store = Store(tmp_path / "labels.db", "score5")
+    store.add([Item("p", ["", "good", "bad"]), Item("q", [" \n"])])
+    for _ in range(2):
+        offered = store.offer("a")
+        assert offered is not None
+        scores = [{"good": 5, "bad": 2}.get(str(text), 1) for text in offered.completions]
+        store.label(Sent("a", offered.item, offered.lease, f"key of {offered.item}", {"scores": scores}))
+    assert [texts(example) for example in read(tmp_path, store, "preference")] == [["p", "good", "bad"]]
+    (rewarded,) = read(tmp_path, store, "rewarded")
+    assert (texts(rewarded), rewarded.labels) == (["p", "good", "bad"], (5.0, 2.0))
+    (ranked,) = read(tmp_path, store, "ranking")
+    assert texts(ranked) == ["p", "good", "bad"]
+    assert [texts(example) for example in read(tmp_path, store, "unpaired")] == [["p", "good"], ["p", "bad"]]
+    assert export(store, "csv").count("\r\n") == 5
+
+
 def test_a_label_of_other_texts_is_never_exported(tmp_path):
     store = stored(tmp_path, n=2)
     number = say(store, "anna", {"choice": 0})
@@ -164,11 +181,9 @@ def test_label_studio(tmp_path):
     first, second = json.loads(export(store, "label-studio"))
     assert first["data"] == {"prompt": "prompt 0", "answer1": "completion 0 of 0", "answer2": "completion 1 of 0"}
     (result,) = first["annotations"][0]["result"]
-    assert (result["type"], result["to_name"], result["value"]) == (
-        "pairwise",
-        "answer1,answer2",
-        {"selected": "right"},
-    )
+    assert {key: result[key] for key in ("from_name", "to_name", "type", "value")} == {
+        "from_name": "preference", "to_name": "preference", "type": "pairwise", "value": {"selected": "right"},
+    }  # fmt: skip
     assert [r["value"] for r in second["annotations"][0]["result"]] == [{"choices": ["tie"]}, {"text": ["same"]}]
     assert second["annotations"][0]["lead_time"] == 2.5
 

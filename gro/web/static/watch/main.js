@@ -22,7 +22,7 @@ function go(changes, { quiet = false } = {}) {
   const before = view;
   view = { ...view, ...changes };
   const hash = address(view, data.smooth);
-  if (hash !== location.hash) history[quiet ? "replaceState" : "pushState"](null, "", hash);
+  if (hash !== location.hash) history[quiet ? "replaceState" : "pushState"](null, "", hash || location.pathname);
   show(before);
 }
 
@@ -51,6 +51,7 @@ function query(asked = view) {
 const asking = { busy: false, again: false, timer: null, soonest: 0 };
 
 function askPanels(touched = false) {
+  if (touched) parts.panels.setAttribute("aria-busy", "true");
   if (asking.busy) {
     asking.again = true;
     return;
@@ -62,7 +63,6 @@ function askPanels(touched = false) {
 async function answerPanels() {
   const asked = query(), begun = Date.now();
   asking.busy = true;
-  parts.panels.setAttribute("aria-busy", "true");
   try {
     const found = await get(`/api/watch/panels?${asked}`);
     if (asked === query()) {
@@ -76,8 +76,8 @@ async function answerPanels() {
   const other = asked !== query();
   asking.soonest = Date.now() + Math.max(PAUSE, 3 * (Date.now() - begun));
   asking.busy = false;
+  if (!other) parts.panels.setAttribute("aria-busy", "false");
   if (other || asking.again) askPanels(other);
-  else parts.panels.setAttribute("aria-busy", "false");
   asking.again = false;
 }
 

@@ -28,7 +28,7 @@ export function address(view, smooth) {
   if (view.every) told.set("every", "1");
   for (const name of ["big", "find", "run", "prompt"]) if (view[name]) told.set(name, view[name]);
   if (view.step !== null) told.set("step", view.step);
-  return `#${told}`;
+  return told.size ? `#${told}` : "";
 }
 
 export function isOn(view, runs, run) {

@@ -1,0 +1,101 @@
+"""`gro label RUN`: the file of ratings of a run, in whatever state the run is."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gro.errors import GroError
+from gro.labels.items import Item
+from gro.labels.store import Store, kind_of
+from gro.labels.used import use
+from gro.raters.human import RATINGS
+from gro.runs import Run
+from gro.web.label.command import Asked, run_label
+from gro.web.label.pages import progress
+from gro.web.label.waiting import WaitingRun
+from jobs_on_sums import cli
+
+CONFIG = {
+    "run": "run",
+    "training": {"seed": 3},
+    "rewards": ["length", {"reward": "human", "kind": "ranking", "per_item": 2}],
+}
+
+
+def begun(folder: Path, **config: object) -> Path:
+    """A run that somebody has begun, and that nobody is at."""
+    Run.open(folder / "run", CONFIG | config).close()
+    return folder / "run"
+
+
+def test_the_file_is_made_where_the_run_has_not_come_so_far(tmp_path):
+    """As the recipe says, so that the run then finds what it would have made."""
+    run = WaitingRun(begun(tmp_path))
+    store = run.store()
+    assert (kind_of(store.path).name, store.per_item, store.seed) == ("ranking", 2, 3)
+    assert (run.path / RATINGS).is_file()
+    Run.open(run.path, CONFIG).close()  # which is still a run, and no directory of something else
+
+
+def test_how_far_the_run_is(tmp_path):
+    assert WaitingRun(begun(tmp_path)).status == "interrupted"
+    with Run.open(tmp_path / "run", CONFIG) as run:
+        assert WaitingRun(tmp_path / "run").status == "running"
+        run.finish()
+    assert WaitingRun(tmp_path / "run").status == "finished"
+
+
+def test_what_a_run_has_used_is_done(tmp_path):
+    store = Store(tmp_path / RATINGS, "score5")
+    store.add([Item("p", ["a"]), Item("p", ["b"])])
+    with store.transaction() as db:
+        for item in (Item("p", ["a"]).id, Item("p", ["b"]).id):
+            db.execute("INSERT INTO used VALUES (?, 0)", (item,))
+    assert progress(store, "anna") == {"wanted": 2, "done": 2, "mine": 0, "skipped": 0}
+    assert store.offer("anna") is None
+    assert use(store, [Item("p", ["a"]).id]) is None  # nobody has said anything
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"labels": Path("mine.db")}, "--labels: .* is a run, whose recipe says what is asked"),
+        ({"kind": "pairs"}, "--kind: "),
+        ({"per_item": 3}, "--per-item: "),
+        ({"reward_model": Path("judge")}, "--reward-model: "),
+    ],
+)
+def test_what_the_recipe_says_cannot_be_said_again(tmp_path, asked, said):
+    with pytest.raises(GroError, match=said):
+        run_label(Asked(**({"data": begun(tmp_path), "labels": Path("labels.db")} | asked)))
+
+
+def test_what_is_no_run_that_waits_for_people(tmp_path):
+    for data, said in (
+        (begun(tmp_path, rewards=["length"]), "the recipe of this run asks nobody: none of its rewards is human"),
+        (tmp_path, "is a directory and no run"),
+        (tmp_path / "later", "later does not exist; to label for a run, start gro train first"),
+    ):
+        done = cli("label", data, "--no-browser", "--labels", tmp_path / "labels.db")
+        assert done.code == 2
+        assert said in done.err.replace("\n", " ")
+    assert not (tmp_path / "labels.db").exists()
+    assert "there is no such file of labels" in cli("label-export", begun(tmp_path)).err
+
+
+def test_the_command_serves_it(tmp_path):
+    command = [sys.executable, "-u", "-m", "gro", "label", str(begun(tmp_path)), "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(2)]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert said[0].endswith("ratings.db: 0 items to label as ranking, 0 of them have labels\n")
+    assert said[1].startswith("http://127.0.0.1:")
