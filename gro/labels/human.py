@@ -26,7 +26,7 @@ from gro.labels.answers import rewards, worths
 from gro.labels.items import Item, digest
 from gro.labels.spec import HUMAN, HumanSettings, Simulated
 from gro.labels.store import Store
-from gro.labels.used import Answers, missing, simulate, use
+from gro.labels.used import Answers, ask, missing, simulate, use
 from gro.rewards.batch import Batch, Score, Trouble
 from gro.rewards.functions import TrainerState
 from gro.rewards.pool import Pool
@@ -121,7 +121,7 @@ class Human:
             self._asking.labels, self._settings.kind, per_item=self._settings.per_item, seed=self._asking.seed
         )
         self._store = store
-        store.add(piece.item for piece in items.values())
+        ask(store, [piece.item for piece in items.values()])
         if (raters := self._settings.raters) is not None:
             self._simulate(store, raters, items, inner)
         while (answers := use(store, items)) is None:

@@ -15,7 +15,7 @@ from gro.labels.human import RATINGS, Asking, Human, pieces
 from gro.labels.items import Item, digest
 from gro.labels.spec import HumanSettings, problems
 from gro.labels.store import Conflict, Sent, Store
-from gro.labels.used import missing, use
+from gro.labels.used import ask, missing, use
 from gro.rewards.batch import Trouble
 from gro.rewards.functions import TrainerState
 from labels.people import spoken
@@ -174,6 +174,23 @@ def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / RATINGS, "score5", per_item=2)
     store.add([Item("p", ["a"]), Item("p", ["b"])])
     return store
+
+
+def test_what_is_asked_no_more_is_taken_away(store):
+    """Not what somebody has answered, nor what was used."""
+    offered = store.offer("carl")
+    assert offered is not None
+    assert offered.item == Item("p", ["a"]).id
+    ask(store, [Item("p", ["b"]), Item("p", ["c"])])
+    assert store.read("SELECT completions FROM items ORDER BY place") == [('["b"]',), ('["c"]',)]
+    with pytest.raises(Conflict, match="there is no such item"):
+        store.label(Sent("carl", offered.item, offered.lease, "carl's own", SKIP))
+    for _ in range(2):
+        give(store, "anna", SKIP)
+    give(store, "ben", SKIP)
+    assert use(store, [Item("p", ["b"]).id]) is not None
+    ask(store, [Item("p", ["d"])])
+    assert store.read("SELECT completions FROM items ORDER BY place") == [('["b"]',), ('["c"]',), ('["d"]',)]
 
 
 def give(store: Store, who: str, answer: Any) -> tuple[str, int]:
