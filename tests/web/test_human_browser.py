@@ -146,7 +146,7 @@ def test_a_run_is_rated_from_its_first_step_to_its_end(browser, tmp_path):
     finally:
         training.stop()
     with RunReader(training.run) as reader:
-        rewards = [record.reward for step in (1, 2) for record in reader.rollouts(step)]
+        rewards = [record.reward or 0.0 for step in (1, 2) for record in reader.rollouts(step)]
     standing = [answer["scores"][0] for _, answer in labels(training.run)][1:]
     assert sorted(rewards[:2]) == sorted((s - 1) / 4 for s in standing[:2])
     assert sorted(rewards[2:]) == sorted((s - 1) / 4 for s in standing[2:])
