@@ -68,7 +68,7 @@ def test_rows_of_a_file_are_rated_once(folder):
     assert done.code == 0, done.err
     assert len(labels(folder / "job")) == 3
     with RunReader(folder / "job") as run:
-        first, last = ([r.reward for r in run.rollouts(step) if r.prompt == "0+1="] for step in (1, 3))
+        first, last = ([r.reward or 0.0 for r in run.rollouts(step) if r.prompt == "0+1="] for step in (1, 3))
     assert sorted(first) == [0, 0.5, 1]
     assert last == first
 
