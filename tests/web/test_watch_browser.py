@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from serving import Served
-from watched_runs import LONG, config, made, rewards, sample, watched
+from watched_runs import LONG, config, made, rewards, sample, soon, watched
 
 from gro.runs import Run
 from web.injections import injections
@@ -219,14 +219,14 @@ def test_the_crosshair_says_the_numbers_by_keyboard_and_by_mouse(page: Any, serv
         assert said == f"step {step}: " + "; ".join(f"{label} {value:g}" for label, value in wanted.items())
     assert page.locator("#said").get_attribute("aria-live") == "polite"
     page.keyboard.press("Escape")
-    assert page.locator("#panel-reward .last").inner_text() == ""
+    assert page.locator("#panel-reward .last").inner_text() == "reward"
     drawn = curves(page, "loss")["rloo"]
     box = page.locator("[id=plot-loss]").bounding_box()
     page.mouse.move(box["x"] + drawn[6][0] + 2, box["y"] + 60)
     assert page.locator("#panel-loss .last").inner_text() == "step 7"
     assert set(told(page, "loss").values()) == {"0.1429"}
     page.mouse.move(1, 1)
-    assert page.locator("#panel-loss .last").inner_text() == ""
+    assert page.locator("#panel-loss .last").inner_text() == "loss"
 
 
 def test_a_panel_is_enlarged_and_small_again(page: Any, server: Served) -> None:
@@ -414,6 +414,22 @@ def test_curves_grow_while_a_run_goes_on(page: Any, tmp_path: Path) -> None:
         rewards(tmp_path / "second", 0.5, 0.25, algorithm="rloo")
         counts(page, "#panel-reward .line", 2)
         assert page.locator(".runs .name").all_inner_texts() == ["first", "second"]
+
+
+def test_a_hidden_page_asks_for_nothing(page: Any, tmp_path: Path) -> None:
+    rewards(tmp_path / "run", 1.0, 2.0)
+    hide = """hidden => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with watched(tmp_path) as (server, watching):
+        opened(page, server)
+        says(page, "#state", "live")
+        page.evaluate(hide, True)
+        soon(lambda: not watching.stream._pages and watching.stream._poller is None)
+        rewards(tmp_path / "another", 3.0, algorithm="rloo")
+        page.evaluate(hide, False)
+        counts(page, "#panel-reward .line", 2)
 
 
 def test_a_server_that_has_gone_and_one_that_came_again(browser: Any, tmp_path: Path) -> None:

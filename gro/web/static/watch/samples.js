@@ -5,11 +5,12 @@
 import { el, get, replace } from "../base.js";
 import { number } from "./scale.js";
 
-const AGAIN = 5000; // of a run that goes on the list of prompts is asked for again at most so often
+// Of a run that goes on, the list of prompts is asked for again at most so often, and less often where it takes long.
+const AGAIN = 5000, SHARE = 20;
 
 // look: {view(), go(changes)}; the view's run, prompt and step are what is shown, and null or "" is the newest.
 export function sampler(place, look) {
-  const data = { runs: [], run: null, prompts: [], shown: null, asked: 0, version: -1, error: "" };
+  const data = { runs: [], run: null, prompts: [], shown: null, soonest: 0, version: -1, error: "" };
   const parts = layout();
   let latest = 0;
 
@@ -26,9 +27,10 @@ export function sampler(place, look) {
     const run = data.runs.find((one) => one.name === look.view().run) ?? data.runs[0] ?? null;
     try {
       if (run && isStale(run)) {
-        const { prompts } = await get("/api/watch/prompts", { run: run.name });
+        const begun = Date.now(), { prompts } = await get("/api/watch/prompts", { run: run.name });
         if (mine !== latest) return;
-        Object.assign(data, { prompts, version: run.version, asked: Date.now() });
+        const now = Date.now();
+        Object.assign(data, { prompts, version: run.version, soonest: now + Math.max(AGAIN, SHARE * (now - begun)) });
       }
       data.run = run;
       const key = run && prompt() ? `${run.name} ${prompt().id} ${step()}` : "";
@@ -49,7 +51,7 @@ export function sampler(place, look) {
   function isStale(run) {
     if (run.name !== data.run?.name) return true;
     const busy = document.activeElement === parts.prompt;
-    return run.version !== data.version && !busy && (!data.prompts.length || Date.now() - data.asked > AGAIN);
+    return run.version !== data.version && !busy && (!data.prompts.length || Date.now() > data.soonest);
   }
 
   function layout() {
