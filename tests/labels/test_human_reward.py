@@ -74,7 +74,7 @@ class Room:
             try:
                 batch = asking.result(60)
             finally:
-                self.human.close()
+                self.human.stop_waiting()
         scores = [batch.scores[row] for row in range(len(asked["completions"]))]
         return [score.kind if isinstance(score, Trouble) else score for score in scores]
 
@@ -253,13 +253,13 @@ def test_a_label_that_comes_late_is_not_saved(store):
 # --- waiting ---------------------------------------------------------------------------------------------------------
 
 
-def test_closing_ends_the_waiting(tmp_path):
+def test_the_waiting_can_be_ended(tmp_path):
     room = Room(tmp_path, 1)
     with ThreadPoolExecutor(1) as threads:
         asking = threads.submit(room.human.score, columns(["a"]), TrainerState(global_step=1))
         while not room.said:
             wait([asking], 0.01)
-        room.human.close()
+        room.human.stop_waiting()
         with pytest.raises(Interrupted):
             asking.result(60)
 

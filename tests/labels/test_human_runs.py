@@ -196,7 +196,7 @@ def test_stopped_in_every_way_while_it_waits(base, quiet):
     assert until(attempt, lambda: len(labels(run)) >= 2 * PROMPTS + 1, ben)
     os.kill(attempt.pid, signal.SIGTERM)
     os.kill(attempt.pid, signal.SIGTERM)
-    assert attempt.finish().code == 75
+    assert attempt.finish().code in (75, -signal.SIGTERM)  # the second may find it on its way out
 
     ended = finish(begin(path, run), anna, ben)
     assert ended.code == 0, ended.said
