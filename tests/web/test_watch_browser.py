@@ -344,6 +344,13 @@ def test_samples_over_time(page: Any, server: Served) -> None:
     page.select_option("#sample-prompt", label="only at 7 — step 7")
     says(page, "#completions > pre", "only at 7")
     assert page.locator("#sample-step").is_disabled()
+    page.select_option("#sample-prompt", "any")
+    until(page, "document.querySelectorAll('#completions > pre').length === 2")
+    page.keyboard.press("Escape")
+    page.focus("#sample-before")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelectorAll('#completions > pre')[1]?.textContent === 'only at 11'")
+    assert page.locator(".samples pre").all_inner_texts() == ["2.11.0", "2.11.1", "x"]
     page.select_option("#sample-run", "rloo")
     says(page, "#part-samples [role=status]", "no completions are recorded yet")
 

@@ -7,6 +7,7 @@ import { number } from "./scale.js";
 
 // Of a run that goes on, the list of prompts is asked for again at most so often, and less often where it takes long.
 const AGAIN = 5000, SHARE = 20;
+const ANY = "any"; // whichever prompts a step has
 
 // look: {view(), go(changes)}; the view's run, prompt and step are what is shown, and null or "" is the newest.
 export function sampler(place, look) {
@@ -74,7 +75,7 @@ export function sampler(place, look) {
   function draw() {
     const one = prompt(), here = step(), index = one ? one.steps.indexOf(here) : -1;
     offer(parts.run, data.runs.map((run) => [run.name, run.name]), data.run?.name);
-    offer(parts.prompt, data.prompts.map(({ id, text, steps }) => [id, `${text || "(empty)"} — ${steps.length === 1 ? `step ${steps[0]}` : `${steps.length} steps`}`]), one?.id);
+    offer(parts.prompt, data.prompts.map(named), one?.id);
     parts.run.parentElement.hidden = data.runs.length < 2;
     parts.prompt.parentElement.hidden = parts.walk.hidden = parts.body.hidden = parts.hint.hidden = !one;
     replace(parts.why, data.error || (one ? "" : "no completions are recorded yet"));
@@ -88,6 +89,11 @@ export function sampler(place, look) {
     parts.after.disabled = index + 1 >= one.steps.length;
     replace(parts.told, `step ${here}`);
     replace(parts.hint, "Token by token: ", el("code", {}, data.run.inspect));
+  }
+
+  function named({ id, text, steps }) {
+    const when = steps.length === 1 ? `step ${steps[0]}` : `${steps.length} steps`;
+    return [id, `${id === ANY ? "whichever a step has" : text || "(empty)"} — ${when}`];
   }
 
   // Choices, made anew only where they differ.
@@ -105,13 +111,18 @@ export function sampler(place, look) {
     if (next !== undefined) look.go({ prompt: one.id, step: next });
   }
 
-  function completions({ prompt: text, completions: all, more }) {
-    replace(parts.body,
+  function completions({ groups, more }) {
+    replace(parts.body, groups.map(group), more ? el("p", { class: "faint" }, `and ${more} more prompts`) : null);
+  }
+
+  function group({ prompt: text, completions: all, more }) {
+    return [
       el("pre", { class: "text prompt" }, text || "(empty)"),
       el("ul", { class: "samples" }, all.map((one) => el("li", {},
         el("small", {}, `reward ${number(one.reward)} · ${one.tokens} tokens${one.finish === "length" ? ", cut off" : ""}${one.role === "sample" ? "" : ` · ${one.role}`}`),
         el("pre", { class: "text" }, one.text || "(empty)")))),
-      more ? el("p", { class: "faint" }, `and ${more} more`) : null);
+      more ? el("p", { class: "faint" }, `and ${more} more completions`) : null,
+    ];
   }
 
   return { update, walk };
