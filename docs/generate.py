@@ -170,8 +170,8 @@ def rewards_page() -> str:
 REWARDS_HEAD = (
     "The rewards that a recipe can name.  Options are further keys of its item: `{reward: maths, last_number: false}`.",
     "[Rewards in detail](rewards-in-detail.md) has all of them at length, servers, the sandbox and failures;",
-    "[reward models](reward-models.md) and [judges](judges.md) have pages of their own.  Functions of yours:",
-    "[guide](guide.md#your-own-reward).",
+    "[reward models](reward-models.md), [judges](judges.md) and [people](labelling.md#people-in-the-loop) have pages",
+    "of their own.  Functions of yours: [guide](guide.md#your-own-reward).",
 )
 
 

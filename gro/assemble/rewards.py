@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -84,7 +85,7 @@ def asking_in(config: Config, run: Path, processes: Processes = ALONE) -> Asking
         key = f"rewards.{next(iter(asked))}"
         raise GroError(f"{key}: human asks people from one process, and this run has {processes.size}: start one")
     shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
-    return Asking(run / RATINGS, config.group_size, config.training.seed, how=f"gro label {shown}")
+    return Asking(run / RATINGS, config.group_size, config.training.seed, how=f"gro label {shlex.quote(str(shown))}")
 
 
 def _human(

@@ -24,6 +24,8 @@ from gro.labels.answers import KINDS, Kind, checked, is_skip
 from gro.labels.items import Item, digest
 
 VERSION = 1
+_PATIENCE = 10.0
+"""Seconds to wait for others who write at this moment."""
 LEASE_SECONDS = 600.0
 """How long an item is kept for who is looking at it."""
 
@@ -95,14 +97,26 @@ class Store:
         self.path, self.kind, self.per_item, self.seed = Path(path), KINDS[kind], per_item, seed
         self._lock = threading.RLock()
         try:
-            self._db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+            self._keep_log()
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
             with self.transaction() as db:
                 self._open(db)
         except sqlite3.Error as e:
             raise GroError(f"{self.path} cannot be opened as a file of labels: {e}") from e
+
+    def _keep_log(self) -> None:
+        """Where two open a new file at once, this change alone does not wait for the other by itself."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as e:
+                if e.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     def _open(self, db: sqlite3.Connection) -> None:
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:

@@ -1,4 +1,4 @@
-"""What a run does with a file of labels: looks who has yet to answer, and takes the answers to learn from them.
+"""What a run does with a file of labels: asks, looks who has yet to answer, and takes the answers to learn from them.
 
 What was taken stays as it is: a run that goes on from an earlier state asks for the same items, and must get the same
 answers again.
@@ -9,15 +9,30 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
+from gro.labels.items import Item
 from gro.labels.store import Sent, Store
 
 Answers = dict[str, list[tuple[list[str], dict[str, Any]]]]
 """Of each item what people have said, skips left out: the hashes in the order shown, and the answer."""
 
 _STANDING = "labels WHERE withdrawn IS NULL AND item IN (SELECT value FROM json_each(?))"
+
+
+def ask(store: Store, items: Sequence[Item]) -> None:
+    """Adds items, and takes away what was asked before and nobody needs any more: what a run that was begun anew with
+    other settings has left behind, as far as nobody has answered."""
+    with store.transaction() as db:
+        stale = (
+            "id NOT IN (SELECT value FROM json_each(?)) AND id NOT IN (SELECT item FROM used)"
+            " AND id NOT IN (SELECT item FROM labels)"
+        )
+        asked = (json.dumps([item.id for item in items]),)
+        db.execute(f"DELETE FROM leases WHERE item IN (SELECT id FROM items WHERE {stale})", asked)
+        db.execute(f"DELETE FROM items WHERE {stale}", asked)
+    store.add(items)
 
 
 def missing(store: Store, items: Collection[str]) -> int:

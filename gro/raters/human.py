@@ -24,7 +24,7 @@ from gro.errors import Interrupted
 from gro.labels.answers import rewards, worths
 from gro.labels.items import Item, digest
 from gro.labels.store import Store
-from gro.labels.used import Answers, missing, simulate, use
+from gro.labels.used import Answers, ask, missing, simulate, use
 from gro.raters import simulated
 from gro.raters.spec import HUMAN, HumanSettings, Simulated
 from gro.rewards.batch import Batch, Score, Trouble
@@ -92,7 +92,7 @@ class Human:
         """inner: where people are simulated, what they would say without noise."""
         self._settings, self._asking, self._inner = settings, asking, inner
         self._together = settings.shown(asking.group_size)
-        self._closed = threading.Event()
+        self._stopped = threading.Event()
         self._store: Store | None = None
 
     def score(self, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> Batch:
@@ -110,9 +110,15 @@ class Human:
             scores |= {row: said[sha] for sha, rows in piece.rows.items() for row in rows}
         return Batch(columns, state, deque(), scores)
 
+    def stop_waiting(self) -> None:
+        """Also of another thread."""
+        self._stopped.set()
+
     def close(self) -> None:
-        """Ends the waiting."""
-        self._closed.set()
+        """Ends it all."""
+        self.stop_waiting()
+        if self._store is not None:
+            self._store.close()
         if self._inner is not None:
             self._inner.scoring.close()
 
@@ -121,7 +127,7 @@ class Human:
             self._asking.labels, self._settings.kind, per_item=self._settings.per_item, seed=self._asking.seed
         )
         self._store = store
-        store.add(piece.item for piece in items.values())
+        ask(store, [piece.item for piece in items.values()])
         if (raters := self._settings.raters) is not None:
             self._simulate(store, raters, items, inner)
         while (answers := use(store, items)) is None:
@@ -136,8 +142,8 @@ class Human:
                 if left != before:
                     asking.says(f"waiting for {left} rating{'s' if left > 1 else ''}: {asking.how}")
                     before = left
-                if self._closed.wait(_POLL):
-                    raise Interrupted("the reward was closed while it waited")
+                if self._stopped.wait(_POLL):
+                    raise Interrupted("nobody waits any more")
         asking.says("")
 
     def _simulate(
@@ -182,12 +188,11 @@ class Inner:
         low, high = self.raters.low, self.raters.high
         plain = {name: values for name, values in columns.items() if name not in INSIDE}
         batch = self.scoring.score(plain if isinstance(self.scoring, Pool) else columns, state)
-        return {
-            row: min(max((self.spec.weight * self.spec.clipped(score) - low) / (high - low), 0.0), 1.0)
-            if isinstance(score, float)
-            else score
-            for row, score in batch.scores.items()
-        }
+
+        def scaled(score: float) -> float:
+            return min(max((self.spec.weight * self.spec.clipped(score) - low) / (high - low), 0.0), 1.0)
+
+        return {row: scaled(score) if isinstance(score, float) else score for row, score in batch.scores.items()}
 
 
 def pieces(

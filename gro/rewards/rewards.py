@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gro.errors import GroError, Interrupted
 from gro.rewards.batch import Batch, Kind, Trouble
@@ -71,6 +71,13 @@ class Scoring(Protocol):
     def score(self, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> Batch: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Patient(Protocol):
+    """What may wait for days, for people: told where the job ends meanwhile."""
+
+    def stop_waiting(self) -> None: ...
 
 
 Inside = Callable[[Mapping[str, Any]], Scoring]
@@ -186,7 +193,9 @@ class Rewards:
             try:
                 batches = {name: future.result() for name, future in running.items()}
             except (Interrupted, KeyboardInterrupt):
-                self.close()  # or the threads would go on waiting, for people even
+                for pool in self._pools.values():
+                    if isinstance(pool, Patient):
+                        pool.stop_waiting()
                 raise
         for name, batch in batches.items():
             self._note_failures(name, batch, groups, samples, step)

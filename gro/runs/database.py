@@ -143,6 +143,7 @@ def insert_rollouts(database: sqlite3.Connection, step: int, records: Sequence[R
 
 
 def _insert_tokens(database: sqlite3.Connection, step: int, record: RolloutRecord, rollout: int | None) -> None:
+    rows: list[tuple[int | None, str, bytes]] = []
     for name, values in record.tokens.items():
         data = None if values is None else pack_floats(values, len(record.completion_ids), name)
         if data is None:
@@ -150,7 +151,8 @@ def _insert_tokens(database: sqlite3.Connection, step: int, record: RolloutRecor
         if np.isinf(np.frombuffer(data, dtype="<f4")).any():
             message = f"{name} of row {record.row} is infinite at step {step}"
             insert_event(database, "warning", message, step, {"row": record.row, "tokens": name})
-        database.execute("INSERT INTO tokens VALUES (?, ?, ?)", (rollout, name, data))
+        rows.append((rollout, name, data))
+    database.executemany("INSERT INTO tokens VALUES (?, ?, ?)", rows)
 
 
 def insert_event(

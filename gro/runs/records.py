@@ -97,9 +97,9 @@ def pack_floats(values: Any, length: int, name: str) -> bytes | None:
     array = np.asarray(_host(values), dtype="<f4").reshape(-1)
     if array.size not in (1, length):
         raise ValueError(f"{name} has {array.size} values for {length} tokens")
-    if np.isnan(array).all():
-        return None
-    return array[:1].tobytes() if (array == array[0]).all() else array.tobytes()
+    if array.size and (array == array[0]).all():
+        return array[:1].tobytes()
+    return None if np.isnan(array).all() else array.tobytes()
 
 
 def unpack_floats(data: bytes, length: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from gro.labels.answers import KINDS, rewards, worths
 from gro.labels.export import labelled
 from gro.labels.items import Item, digest
 from gro.labels.store import Conflict, Sent, Store
-from gro.labels.used import missing, use
+from gro.labels.used import ask, missing, use
 from gro.raters.human import RATINGS, Asking, Human, pieces
 from gro.raters.spec import HumanSettings, problems
 from gro.rewards.batch import Trouble
@@ -74,7 +74,7 @@ class Room:
             try:
                 batch = asking.result(60)
             finally:
-                self.human.close()
+                self.human.stop_waiting()
         scores = [batch.scores[row] for row in range(len(asked["completions"]))]
         return [score.kind if isinstance(score, Trouble) else score for score in scores]
 
@@ -176,6 +176,23 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+def test_what_is_asked_no_more_is_taken_away(store):
+    """Not what somebody has answered, nor what was used."""
+    offered = store.offer("carl")
+    assert offered is not None
+    assert offered.item == Item("p", ["a"]).id
+    ask(store, [Item("p", ["b"]), Item("p", ["c"])])
+    assert store.read("SELECT completions FROM items ORDER BY place") == [('["b"]',), ('["c"]',)]
+    with pytest.raises(Conflict, match="there is no such item"):
+        store.label(Sent("carl", offered.item, offered.lease, "carl's own", SKIP))
+    for _ in range(2):
+        give(store, "anna", SKIP)
+    give(store, "ben", SKIP)
+    assert use(store, [Item("p", ["b"]).id]) is not None
+    ask(store, [Item("p", ["d"])])
+    assert store.read("SELECT completions FROM items ORDER BY place") == [('["b"]',), ('["c"]',), ('["d"]',)]
+
+
 def give(store: Store, who: str, answer: Any) -> tuple[str, int]:
     offered = store.offer(who)
     assert offered is not None
@@ -236,13 +253,13 @@ def test_a_label_that_comes_late_is_not_saved(store):
 # --- waiting ---------------------------------------------------------------------------------------------------------
 
 
-def test_closing_ends_the_waiting(tmp_path):
+def test_the_waiting_can_be_ended(tmp_path):
     room = Room(tmp_path, 1)
     with ThreadPoolExecutor(1) as threads:
         asking = threads.submit(room.human.score, columns(["a"]), TrainerState(global_step=1))
         while not room.said:
             wait([asking], 0.01)
-        room.human.close()
+        room.human.stop_waiting()
         with pytest.raises(Interrupted):
             asking.result(60)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
@@ -13,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from gro.errors import Interrupted
+from gro.jobs.interrupts import Interrupts
 from gro.labels.items import Item
 from gro.labels.store import Conflict, Store
 from gro.raters.human import RATINGS
 from gro.runs import RunReader
+from gro.runs.progress import Progress
 from jobs_on_sums import MODEL, cli, recipe, write_data
 from labels.people import Person, best, labels, number, scores, waiting
 from torture.attempts import Attempt, Ended, preload
@@ -192,7 +196,7 @@ def test_stopped_in_every_way_while_it_waits(base, quiet):
     assert until(attempt, lambda: len(labels(run)) >= 2 * PROMPTS + 1, ben)
     os.kill(attempt.pid, signal.SIGTERM)
     os.kill(attempt.pid, signal.SIGTERM)
-    assert attempt.finish().code == 75
+    assert attempt.finish().code in (75, -signal.SIGTERM)  # the second may find it on its way out
 
     ended = finish(begin(path, run), anna, ben)
     assert ended.code == 0, ended.said
@@ -279,6 +283,33 @@ def test_bandit_feedback_of_simulated_people_teaches(base):
     begins = [text[:1].isdigit() for text in texts]
     first, last = begins[: len(begins) // 6], begins[-len(begins) // 6 :]
     assert sum(last) / len(last) > sum(first) / len(first) + 0.4
+
+
+# --- what somebody sees who looks on ----------------------------------------------------------------------------------
+
+
+def test_one_line_for_each_wait_where_there_is_no_terminal():
+    stream = io.StringIO()
+    with Progress(2, stream=stream) as show:
+        for left in (2, 1):
+            show.waiting(f"waiting for {left} ratings: gro label run")
+        show.waiting("")
+        show.step(1, {})
+        show.waiting("waiting for 3 ratings: gro label run")
+    lines = [line.split("  ")[0] for line in stream.getvalue().splitlines()]
+    assert lines == ["waiting for 2 ratings: gro label run", "step 1/2", "waiting for 3 ratings: gro label run"]
+
+
+@pytest.mark.fault("P3")
+def test_a_signal_while_it_waits_stops_at_once_and_one_before_it_too():
+    with Interrupts() as interrupts, interrupts.patient():
+        with pytest.raises(Interrupted, match="SIGTERM"), interrupts.at_once():
+            signal.raise_signal(signal.SIGTERM)
+        assert interrupts.asked is None
+        signal.raise_signal(signal.SIGTERM)  # patient again
+        assert interrupts.asked == "SIGTERM"
+        with pytest.raises(Interrupted, match="SIGTERM"), interrupts.at_once():
+            raise AssertionError("it was asked to stop before")
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,22 @@ def test_the_file_is_made_where_the_run_has_not_come_so_far(tmp_path):
     assert (kind_of(store.path).name, store.per_item, store.seed) == ("ranking", 2, 3)
     assert (run.path / RATINGS).is_file()
     Run.open(run.path, CONFIG).close()  # which is still a run, and no directory of something else
+
+
+def test_the_run_and_the_page_may_both_be_the_first(tmp_path):
+    """Both make the file where it is not there yet, at the same moment."""
+
+    def make(number: int, together: threading.Barrier) -> str:
+        together.wait()
+        store = Store(tmp_path / f"{number}.db", "score5")
+        store.close()
+        return store.kind.name
+
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(60):
+            together = threading.Barrier(8)
+            made = [threads.submit(make, number, together) for _ in range(8)]
+            assert [one.result(60) for one in made] == ["score5"] * 8
 
 
 def test_how_far_the_run_is(tmp_path):

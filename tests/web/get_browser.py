@@ -1,6 +1,6 @@
 """Sees to it that the tests have a browser: looks for one, else tries to install one.  Never fails; says how it went.
 
-python tests/web/get_browser.py
+`make browser` runs it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def installs() -> list[list[list[str]]]:
 
 
 def run(command: list[str]) -> str:
-    """Why it failed, in its own last words; empty where it did not."""
-    surroundings = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "PLAYWRIGHT_DOWNLOAD_CONNECTION_TIMEOUT": "15000"}
+    """Why it failed, in its own words; empty where it did not."""
+    surroundings = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "PLAYWRIGHT_DOWNLOAD_CONNECTION_TIMEOUT": "10000"}
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         try:
             # In a session of its own, which ends as a whole: what does the work may be a child's child.

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from gro.labels.items import Item
+from gro.labels.store import Store
 from gro.runs import RunReader
 from gro.web.label.pages import routes
 from gro.web.label.waiting import WaitingRun
@@ -146,10 +148,29 @@ def test_a_run_is_rated_from_its_first_step_to_its_end(browser, tmp_path):
     finally:
         training.stop()
     with RunReader(training.run) as reader:
-        rewards = [record.reward for step in (1, 2) for record in reader.rollouts(step)]
+        rewards = [record.reward or 0.0 for step in (1, 2) for record in reader.rollouts(step)]
     standing = [answer["scores"][0] for _, answer in labels(training.run)][1:]
     assert sorted(rewards[:2]) == sorted((s - 1) / 4 for s in standing[:2])
     assert sorted(rewards[2:]) == sorted((s - 1) / 4 for s in standing[2:])
+
+
+def test_an_empty_answer_can_be_rated(browser, tmp_path):
+    store = Store(tmp_path / "ratings.db", "score5")
+    store.add([Item("p", [""])])
+    context = browser.new_context()
+    try:
+        with served(routes(store, "anna")) as site:
+            page = context.new_page()
+            page.goto(site.address("/"))
+            page.wait_for_selector("#app[aria-busy=false] .completion")
+            assert page.locator(".completion em").inner_text() == "(empty)"
+            page.keyboard.press("1")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#finished")
+            assert store.read("SELECT answer FROM labels") == [('{"scores": [1]}',)]
+    finally:
+        context.close()
+        store.close()
 
 
 @pytest.mark.slow

@@ -134,6 +134,7 @@ def test_which_update_the_numbers_are_of(page: Any, name: str, updates: str) -> 
         assert page.locator(".parts tbody tr").count() == (1 if name == "kto" else 2)
 
 
+@pytest.mark.slow
 def test_weights_that_go_while_the_page_is_open(page: Any, tmp_path: Path) -> None:
     """A state is removed: of the next token the page says from where its numbers are then, and how far that is."""
     run = tmp_path / "lora"

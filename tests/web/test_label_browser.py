@@ -273,6 +273,8 @@ def test_an_answer_that_got_lost_is_asked_for_again(browser, tmp_path):
                 route.continue_()
 
         page.route("**/api/label/save", lose)
+        page.reload()  # of a page that is there already, the first request may still go its old way
+        page.wait_for_selector(".completion")
         page.keyboard.press("ArrowLeft")
         page.wait_for_selector("#finished")
     assert len(seen) == 3

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from serving import Served
-from watched_runs import LONG, config, made, rewards, sample, watched
+from watched_runs import LONG, config, made, rewards, sample, soon, watched
 
 from gro.runs import Run
 from web.injections import injections
 
 pytestmark = pytest.mark.timeout(600)
+GONE = re.compile("ERR_(CONNECTION|EMPTY|INCOMPLETE)")
+"""What the browser says where a page outlives its server, as at the end of some tests."""
 STEPS = 12
 
 
@@ -58,7 +60,7 @@ def page(browser: Any) -> Iterator[Any]:
     made.set_default_timeout(1000 * LONG)
     faults: list[str] = []
     made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    made.on("console", lambda m: faults.append(m.text) if m.type == "error" and not GONE.search(m.text) else None)
     made.on("dialog", lambda dialog: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
     made.faults = faults
     yield made
@@ -160,6 +162,37 @@ def test_lines_and_bands_are_where_the_numbers_say(page: Any, server: Served) ->
     assert curves(page, kind="band")["rloo"] == []
 
 
+def test_what_was_not_finite_is_a_gap(page: Any, tmp_path: Path) -> None:
+    rewards(tmp_path / "run", 1.0, math.nan, 3.0, 4.0, math.inf, 6.0)
+    with watched(tmp_path) as (server, _):
+        opened(page, server, "#smooth=0")
+        path = page.locator("#panel-reward .curve").get_attribute("d")
+        assert re.sub(r"[\d. ]+", "", path) == "MhMLMh"  # a point, two with a line, a point
+        drawn = curves(page)["reward"]
+        x = [point[0] for point in drawn]
+        assert [round((here - x[0]) / (x[-1] - x[0]) * 5) for here in x] == [0, 2, 3, 5]
+        page.focus("[id=plot-reward]")
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        assert page.locator("#panel-reward .last").inner_text() == "step 3"
+
+
+def test_of_very_many_runs_only_the_first_are_drawn_until_others_are_ticked(page: Any, tmp_path: Path) -> None:
+    for number in range(42):
+        rewards(tmp_path / f"run-{number:02}", float(number))
+    with watched(tmp_path) as (server, _):
+        opened(page, server, "#seeds=0")
+        counts(page, "#panel-reward .line", 40)
+        dashes = page.evaluate(
+            "[...document.querySelectorAll('#panel-reward .curve')].map(e => "
+            "e.parentElement.classList[1] + e.getAttribute('stroke-dasharray'))"
+        )
+        assert len(set(dashes)) == 24  # six colours with four kinds of line
+        page.click("#run-41")
+        counts(page, "#panel-reward .line", 41)
+        assert view(page) == "#on=run-41&seeds=0"
+
+
 def test_the_smoothing_handle(page: Any, server: Served) -> None:
     opened(page, server, "#smooth=0")
     rough = curves(page)["rloo"]
@@ -219,14 +252,14 @@ def test_the_crosshair_says_the_numbers_by_keyboard_and_by_mouse(page: Any, serv
         assert said == f"step {step}: " + "; ".join(f"{label} {value:g}" for label, value in wanted.items())
     assert page.locator("#said").get_attribute("aria-live") == "polite"
     page.keyboard.press("Escape")
-    assert page.locator("#panel-reward .last").inner_text() == ""
+    assert page.locator("#panel-reward .last").inner_text() == "reward"
     drawn = curves(page, "loss")["rloo"]
     box = page.locator("[id=plot-loss]").bounding_box()
     page.mouse.move(box["x"] + drawn[6][0] + 2, box["y"] + 60)
     assert page.locator("#panel-loss .last").inner_text() == "step 7"
     assert set(told(page, "loss").values()) == {"0.1429"}
     page.mouse.move(1, 1)
-    assert page.locator("#panel-loss .last").inner_text() == ""
+    assert page.locator("#panel-loss .last").inner_text() == "loss"
 
 
 def test_a_panel_is_enlarged_and_small_again(page: Any, server: Served) -> None:
@@ -311,6 +344,13 @@ def test_samples_over_time(page: Any, server: Served) -> None:
     page.select_option("#sample-prompt", label="only at 7 — step 7")
     says(page, "#completions > pre", "only at 7")
     assert page.locator("#sample-step").is_disabled()
+    page.select_option("#sample-prompt", "any")
+    until(page, "document.querySelectorAll('#completions > pre').length === 2")
+    page.keyboard.press("Escape")
+    page.focus("#sample-before")
+    page.keyboard.press("Enter")
+    until(page, "document.querySelectorAll('#completions > pre')[1]?.textContent === 'only at 11'")
+    assert page.locator(".samples pre").all_inner_texts() == ["2.11.0", "2.11.1", "x"]
     page.select_option("#sample-run", "rloo")
     says(page, "#part-samples [role=status]", "no completions are recorded yet")
 
@@ -414,6 +454,22 @@ def test_curves_grow_while_a_run_goes_on(page: Any, tmp_path: Path) -> None:
         rewards(tmp_path / "second", 0.5, 0.25, algorithm="rloo")
         counts(page, "#panel-reward .line", 2)
         assert page.locator(".runs .name").all_inner_texts() == ["first", "second"]
+
+
+def test_a_hidden_page_asks_for_nothing(page: Any, tmp_path: Path) -> None:
+    rewards(tmp_path / "run", 1.0, 2.0)
+    hide = """hidden => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with watched(tmp_path) as (server, watching):
+        opened(page, server)
+        says(page, "#state", "live")
+        page.evaluate(hide, True)
+        soon(lambda: not watching.stream._pages and watching.stream._poller is None)
+        rewards(tmp_path / "another", 3.0, algorithm="rloo")
+        page.evaluate(hide, False)
+        counts(page, "#panel-reward .line", 2)
 
 
 def test_a_server_that_has_gone_and_one_that_came_again(browser: Any, tmp_path: Path) -> None:

@@ -135,14 +135,40 @@ def test_settings_of_one_run_and_differences_of_several(server: Served, folder: 
 
 def test_samples_over_time(server: Served) -> None:
     prompts = told(server, "prompts?run=d")["prompts"]
-    assert [(p["text"], p["steps"]) for p in prompts] == [("1+1=", [1, 2]), ("prompt 2", [2]), ("prompt 1", [1])]
+    assert [(p["text"], p["steps"]) for p in prompts] == [
+        ("1+1=", [1, 2]), ("", [1, 2]), ("prompt 2", [2]), ("prompt 1", [1]),
+    ]  # fmt: skip
     found = told(server, f"samples?run=d&prompt={prompts[0]['id']}&step=2")
-    assert (found["prompt"], found["more"]) == ("1+1=", 0)
-    assert [(c["row"], c["text"], c["reward"], c["tokens"]) for c in found["completions"]] == [
+    assert (len(found["groups"]), found["more"]) == (1, 0)
+    group = found["groups"][0]
+    assert (group["prompt"], group["more"]) == ("1+1=", 0)
+    assert [(c["row"], c["text"], c["reward"], c["tokens"]) for c in group["completions"]] == [
         (0, "2", 1.0, 2), (1, "?", None, 2),
     ]  # fmt: skip
-    assert server.get(f"/api/watch/samples?run=d&prompt={prompts[1]['id']}&step=1")[0] == 404
+    assert prompts[1]["id"] == "any"
+    both = told(server, "samples?run=d&prompt=any&step=1")["groups"]
+    assert [(g["prompt"], [c["text"] for c in g["completions"]]) for g in both] == [
+        ("1+1=", ["1", "?"]), ("prompt 1", ["x"]),
+    ]  # fmt: skip
+    assert server.get(f"/api/watch/samples?run=d&prompt={prompts[2]['id']}&step=1")[0] == 404
     assert told(server, "prompts?run=a")["prompts"] == []
+
+
+def test_of_many_samples_the_first_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
+    with Run.open(tmp_path / "run", config()) as run:
+        run.record_rollouts(1, [sample(g, 20 * g + i, f"p{g}", f"{i}", 0.0) for g in range(6) for i in range(20)])
+        run.record(1, {})
+    with watched(tmp_path) as (server, _):
+        told(server, "runs")
+        prompts = told(server, "prompts?run=run")["prompts"]
+        assert [p["id"] for p in prompts].index("any") == 0  # none comes twice
+        one = told(server, f"samples?run=run&prompt={prompts[1]['id']}&step=1")["groups"]
+        assert [(len(g["completions"]), g["more"]) for g in one] == [(16, 4)]
+        every = told(server, "samples?run=run&prompt=any&step=1")
+        assert [(g["prompt"], len(g["completions"]), g["more"]) for g in every["groups"]] == [
+            (f"p{g}", 4, 16) for g in range(4)
+        ]
+        assert every["more"] == 2
 
 
 REFUSED = [

@@ -29,7 +29,7 @@ class Board:
         self.paths = [Path(path).expanduser().absolute() for path in paths]
         for path in self.paths:
             if not path.is_dir():
-                raise GroError(f"{path} is not a folder")
+                raise GroError(f"{path} is not a folder: give run directories, or folders of them")
         self.runs: dict[str, Watched] = {}
         self._guard = threading.Lock()
         self._places: list[Path] = []

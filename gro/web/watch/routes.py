@@ -19,7 +19,7 @@ from starlette.routing import Route
 from gro.errors import GroError
 from gro.runs import RunReader
 from gro.runs.overlay import grouped
-from gro.runs.panels import DEFAULT_SMOOTHING, Panel, differences, panels
+from gro.runs.panels import DEFAULT_SMOOTHING, Panel, Series, differences, panels
 from gro.web.app import page
 from gro.web.watch.board import Board
 from gro.web.watch.samples import prompts, samples
@@ -89,17 +89,18 @@ class Watching:
         big = request.query_params.get("big", "")
         if not 0 <= smooth < 1:
             raise HTTPException(400, f"smooth is at least 0 and below 1, found {smooth}")
-        asked = (tuple((one.series.name, one.version) for one in chosen), smooth, by_seed, every, big)
+        everyone = self.board.known().values()
+        read = sum(one.status != "unread" for one in everyone)  # the others have no settings yet, so no group
+        asked = (tuple((one.series.name, one.version) for one in chosen), read, smooth, by_seed, every, big)
         with self._guard:
             answer = self._answers.get(asked)
         if answer is None:
             series = [one.series for one in chosen]
             made = panels(series, smooth=smooth, by_seed=by_seed, every=every) if series else []
-            everyone = [one.series for one in self.board.known().values()]
             told = {
                 "panels": [_plain(panel, MOST_POINTS if panel.key == big else POINTS) for panel in made],
                 "sources": [[series[i].name for i in group.members] for group in grouped(series, by_seed)],
-                "colours": {everyone[i].name: n for n, g in enumerate(grouped(everyone, by_seed)) for i in g.members},
+                "colours": _colours([one.series for one in everyone], by_seed),
             }
             answer = json.dumps(told, allow_nan=False).encode()
             with self._guard:
@@ -160,6 +161,10 @@ class Watching:
 
 def _plain(panel: Panel, most: int) -> dict[str, Any]:
     return replace(panel, lines=tuple(line.thinned(most) for line in panel.lines)).plain()
+
+
+def _colours(runs: Sequence[Series], by_seed: bool) -> dict[str, int]:
+    return {runs[i].name: number for number, group in enumerate(grouped(runs, by_seed)) for i in group.members}
 
 
 def _number(request: Request, name: str, default: float) -> float:

@@ -96,14 +96,14 @@ export function chart(key, look) {
   function valueOf(line) {
     const i = state.at === null ? line.values.findLastIndex((value) => value !== null) : nearest(line.steps, state.at);
     if (i < 0) return "–";
-    const band = line.low && line.low[i] !== null ? ` ± ${Number(((line.high[i] - line.low[i]) / 2).toPrecision(2))}` : "";
+    const band = line.low && line.low[i] !== null ? ` ± ${number(Number(((line.high[i] - line.low[i]) / 2).toPrecision(2)))}` : "";
     const elsewhere = state.at !== null && line.steps[i] !== state.at ? ` at ${number(line.steps[i])}` : "";
     return `${number(line.values[i])}${band}${elsewhere}`;
   }
 
   function drawLegend() {
     const { panel, at } = state;
-    replace(last, at === null ? panel.last : shown());
+    replace(last, at === null ? panel.last || panel.metric : shown());
     replace(legend, panel.lines.map((line, index) => {
       const { colour, dash } = look.paint(state.panel, line, index);
       return el("li", {}, swatch(colour, dash), el("span", { class: "name" }, line.label || panel.title),
@@ -160,7 +160,7 @@ function stops(panel) {
 }
 
 function axes({ x, y, width, floor, left, right }, low, high, name) {
-  const across = ticks(left, right, width / 70, name === STEP), up = ticks(low, high, floor / 34);
+  const across = ticks(left, right, width / 55, name === STEP), up = ticks(low, high, floor / 30);
   const centre = (value) => (x(value) > width - 26 ? "end" : "middle");
   return svg("g", { class: "axes" },
     up.map((value) => [

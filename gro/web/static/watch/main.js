@@ -121,7 +121,7 @@ function enlarge(key) {
 
 function drawPanels() {
   const wanted = view.find.toLowerCase();
-  const fits = (panel) => [panel.title, panel.key, ...panel.lines.map((line) => line.label)].some((text) => text.toLowerCase().includes(wanted));
+  const fits = (panel) => [panel.title, panel.key, panel.metric, ...panel.lines.map((line) => line.label)].some((text) => text.toLowerCase().includes(wanted));
   const there = data.panels.filter(fits);
   for (const [key, { element, forget }] of charts) {
     if (there.some((panel) => panel.key === key)) continue;

@@ -5,11 +5,13 @@
 import { el, get, replace } from "../base.js";
 import { number } from "./scale.js";
 
-const AGAIN = 5000; // of a run that goes on the list of prompts is asked for again at most so often
+// Of a run that goes on, the list of prompts is asked for again at most so often, and less often where it takes long.
+const AGAIN = 5000, SHARE = 20;
+const ANY = "any"; // whichever prompts a step has
 
 // look: {view(), go(changes)}; the view's run, prompt and step are what is shown, and null or "" is the newest.
 export function sampler(place, look) {
-  const data = { runs: [], run: null, prompts: [], shown: null, asked: 0, version: -1, error: "" };
+  const data = { runs: [], run: null, prompts: [], shown: null, soonest: 0, version: -1, error: "" };
   const parts = layout();
   let latest = 0;
 
@@ -26,9 +28,10 @@ export function sampler(place, look) {
     const run = data.runs.find((one) => one.name === look.view().run) ?? data.runs[0] ?? null;
     try {
       if (run && isStale(run)) {
-        const { prompts } = await get("/api/watch/prompts", { run: run.name });
+        const begun = Date.now(), { prompts } = await get("/api/watch/prompts", { run: run.name });
         if (mine !== latest) return;
-        Object.assign(data, { prompts, version: run.version, asked: Date.now() });
+        const now = Date.now();
+        Object.assign(data, { prompts, version: run.version, soonest: now + Math.max(AGAIN, SHARE * (now - begun)) });
       }
       data.run = run;
       const key = run && prompt() ? `${run.name} ${prompt().id} ${step()}` : "";
@@ -49,7 +52,7 @@ export function sampler(place, look) {
   function isStale(run) {
     if (run.name !== data.run?.name) return true;
     const busy = document.activeElement === parts.prompt;
-    return run.version !== data.version && !busy && (!data.prompts.length || Date.now() - data.asked > AGAIN);
+    return run.version !== data.version && !busy && (!data.prompts.length || Date.now() > data.soonest);
   }
 
   function layout() {
@@ -72,7 +75,7 @@ export function sampler(place, look) {
   function draw() {
     const one = prompt(), here = step(), index = one ? one.steps.indexOf(here) : -1;
     offer(parts.run, data.runs.map((run) => [run.name, run.name]), data.run?.name);
-    offer(parts.prompt, data.prompts.map(({ id, text, steps }) => [id, `${text || "(empty)"} — ${steps.length === 1 ? `step ${steps[0]}` : `${steps.length} steps`}`]), one?.id);
+    offer(parts.prompt, data.prompts.map(named), one?.id);
     parts.run.parentElement.hidden = data.runs.length < 2;
     parts.prompt.parentElement.hidden = parts.walk.hidden = parts.body.hidden = parts.hint.hidden = !one;
     replace(parts.why, data.error || (one ? "" : "no completions are recorded yet"));
@@ -86,6 +89,11 @@ export function sampler(place, look) {
     parts.after.disabled = index + 1 >= one.steps.length;
     replace(parts.told, `step ${here}`);
     replace(parts.hint, "Token by token: ", el("code", {}, data.run.inspect));
+  }
+
+  function named({ id, text, steps }) {
+    const when = steps.length === 1 ? `step ${steps[0]}` : `${steps.length} steps`;
+    return [id, `${id === ANY ? "whichever a step has" : text || "(empty)"} — ${when}`];
   }
 
   // Choices, made anew only where they differ.
@@ -103,13 +111,18 @@ export function sampler(place, look) {
     if (next !== undefined) look.go({ prompt: one.id, step: next });
   }
 
-  function completions({ prompt: text, completions: all, more }) {
-    replace(parts.body,
+  function completions({ groups, more }) {
+    replace(parts.body, groups.map(group), more ? el("p", { class: "faint" }, `and ${more} more prompts`) : null);
+  }
+
+  function group({ prompt: text, completions: all, more }) {
+    return [
       el("pre", { class: "text prompt" }, text || "(empty)"),
       el("ul", { class: "samples" }, all.map((one) => el("li", {},
         el("small", {}, `reward ${number(one.reward)} · ${one.tokens} tokens${one.finish === "length" ? ", cut off" : ""}${one.role === "sample" ? "" : ` · ${one.role}`}`),
         el("pre", { class: "text" }, one.text || "(empty)")))),
-      more ? el("p", { class: "faint" }, `and ${more} more`) : null);
+      more ? el("p", { class: "faint" }, `and ${more} more completions`) : null,
+    ];
   }
 
   return { update, walk };
