@@ -48,7 +48,7 @@ function query(asked = view) {
 
 // Asking for panels: one question at a time, and only an answer to what is still asked is drawn.
 
-const asking = { busy: false, again: false, timer: null, soonest: 0 };
+const asking = { busy: false, again: false, timer: null, due: Infinity, soonest: 0, lists: 0 };
 
 function askPanels(touched = false) {
   if (touched) parts.panels.setAttribute("aria-busy", "true");
@@ -56,13 +56,16 @@ function askPanels(touched = false) {
     asking.again = true;
     return;
   }
+  const due = touched ? Date.now() + 40 : Math.max(asking.soonest, Date.now());
+  if (due >= asking.due) return; // asked for already, and sooner
   clearTimeout(asking.timer);
-  asking.timer = setTimeout(answerPanels, touched ? 40 : Math.max(0, asking.soonest - Date.now()));
+  asking.due = due;
+  asking.timer = setTimeout(answerPanels, due - Date.now());
 }
 
 async function answerPanels() {
   const asked = query(), begun = Date.now();
-  asking.busy = true;
+  Object.assign(asking, { busy: true, due: Infinity });
   try {
     const found = await get(`/api/watch/panels?${asked}`);
     if (asked === query()) {
@@ -82,9 +85,11 @@ async function answerPanels() {
 }
 
 async function askLists() {
+  const mine = ++asking.lists;
   const told = new URLSearchParams(chosen().map((name) => ["run", name]));
   try {
     const [alarms, differing] = await Promise.all([get(`/api/watch/alarms?${told}`), get(`/api/watch/settings?${told}`)]);
+    if (mine !== asking.lists) return;
     data.alarms = alarms.alarms;
     alarmList(parts.alarms, alarms);
     settings(parts.settings, differing);
