@@ -377,6 +377,18 @@ def test_parts_of_ppo(work: Path) -> None:
     assert halves["activations"] == parts["activations"]
 
 
+def test_models_that_reward_are_counted_also_behind_simulated_people(work: Path) -> None:
+    assert cli("train", sft(work, training={"steps": 1})).code == 0
+    path = str(work / "sft")
+    model = {"reward": "reward_model", "path": path}
+    people = {"reward": "human", "simulated": {"reward": model, "low": -1}}
+    for rewards in ([model], [people]):
+        config, start, data = loaded(online(work, rewards=rewards))
+        found = needs(config, start, data)
+        parts = {part.name: part.bytes for part in found.memory.parts}
+        assert parts[f"reward_model {path}"] == found.policy.trunk.weights
+
+
 def test_too_little_memory_names_the_largest_knob(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, start, data = loaded(sft(work))
     found = needs(config, start, data)

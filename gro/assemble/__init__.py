@@ -3,7 +3,16 @@
 from gro.assemble.algorithm import build_algorithm
 from gro.assemble.data import Data, demonstrated, load_data, longest_offline, prompts_of
 from gro.assemble.distributed import cut, lockstep_of
-from gro.assemble.identity import ROUNDING, changed, folders_of, identity_of, may_differ, places_of
+from gro.assemble.identity import (
+    ROUNDING,
+    changed,
+    folders_of,
+    identity_of,
+    may_differ,
+    model_behind,
+    places_of,
+    reward_specs,
+)
 from gro.assemble.learning import Learning, critic_of, learner_of, learning_of, needs_start
 from gro.assemble.models import MODEL, START, Start, decoder, load_policy, model_folder, start_at, start_of
 from gro.assemble.rewards import asking_in, evaluation_rewards, rewards_inside, rewards_of, sampling_of
@@ -34,10 +43,12 @@ __all__ = [
     "lockstep_of",
     "longest_offline",
     "may_differ",
+    "model_behind",
     "model_folder",
     "needs_start",
     "places_of",
     "prompts_of",
+    "reward_specs",
     "rewards_inside",
     "rewards_of",
     "sampling_of",

@@ -79,7 +79,7 @@ def folders_of(config: Config, start: Start) -> dict[str, Path]:
     named = {} if start.path is None or config.model.create is not None else {"model": start.path}
     if config.critic is not None and config.critic.path is not None:
         named["critic.path"] = config.critic.path
-    named |= {key: path for key, spec in _rewards(config) if (path := _model_of(spec)) is not None}
+    named |= {key: path for key, spec in reward_specs(config) if (path := model_behind(spec)) is not None}
     found: dict[str, Path] = {}
     for key, name in named.items():  # one made from nothing follows from recipe and data
         try:
@@ -93,7 +93,7 @@ def folders_of(config: Config, start: Start) -> dict[str, Path]:
     return found
 
 
-def _model_of(spec: RewardSpec) -> str | None:
+def model_behind(spec: RewardSpec) -> str | None:
     """The model that gives this reward in the trainer's own process; None where none does."""
     if spec.name_or_path == "judge" and spec.params.get("base_url"):
         return None
@@ -106,8 +106,8 @@ def _files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
 
 
-def _rewards(config: Config) -> Iterator[tuple[str, RewardSpec]]:
-    """By their keys in the recipe."""
+def reward_specs(config: Config) -> Iterator[tuple[str, RewardSpec]]:
+    """All rewards that the recipe names, by their keys in it."""
     lists = {"rewards": config.rewards}
     if config.eval is not None and config.eval.rewards is not None:
         lists["eval.rewards"] = config.eval.rewards
@@ -122,6 +122,6 @@ def _rewards(config: Config) -> Iterator[tuple[str, RewardSpec]]:
 def _code(config: Config) -> dict[str, str]:
     """Files of the user's own algorithm and rewards by their key."""
     places = {"algorithm": str(config.algorithm["name"])}
-    places |= {key: str(spec.name_or_path) for key, spec in _rewards(config)}
+    places |= {key: str(spec.name_or_path) for key, spec in reward_specs(config)}
     found = {key: place.rpartition(":")[0] for key, place in places.items()}
     return {key: file for key, file in found.items() if file.endswith(".py") and Path(file).is_file()}

@@ -8,13 +8,22 @@ turns, so the larger of the two counts.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
-from gro.assemble import Data, Start, evaluation_rewards, model_folder, needs_start, start_at
+from gro.assemble import (
+    Data,
+    Start,
+    evaluation_rewards,
+    model_behind,
+    model_folder,
+    needs_start,
+    reward_specs,
+    start_at,
+)
 from gro.config import Config
 from gro.engines.local import CACHE_GIB, room
 from gro.objective import Algorithm
@@ -153,15 +162,11 @@ def _kept(config: Config, data: Data, algorithm: Algorithm, policy: Sizes, machi
 
 def _judges(config: Config) -> Iterator[Part]:
     """Models that reward, in this process."""
-    for spec in (*config.rewards, *(evaluation_rewards(config) if config.eval and config.eval.rewards else ())):
-        if not isinstance(spec, Mapping):
-            continue
-        judge = spec.get("reward") == "judge" and spec.get("base_url") is None and spec.get("model")
-        path = spec.get("path") if spec.get("reward") == "reward_model" else judge
-        if path:
-            folder = inspect(find(model_folder(str(path))), allow_pickle=config.model.allow_pickle)
-            found = sizes(folder.config)
-            yield Part(f"{spec['reward']} {path}", (found.whole if judge else found.trunk).weights)
+    for _, spec in reward_specs(config):
+        if (path := model_behind(spec)) is not None:
+            found = sizes(inspect(find(model_folder(path)), allow_pickle=config.model.allow_pickle).config)
+            kept = found.whole if spec.name_or_path == "judge" else found.trunk
+            yield Part(f"{spec.name_or_path} {path}", kept.weights)
 
 
 def micro_tokens(config: Config, data: Data, algorithm: Algorithm) -> int:
