@@ -337,6 +337,8 @@ if a < b: print("<b>")
 
 $$\\frac{1}{\\sqrt{n}} \\sum_{i=1}^{n} \\alpha_i$$
 
+So $$ a = \\frac{1}{2} $$ here, \\[b\\] there, and $$open.
+
 \\(\\macro{x}\\) [words](https://example.org/a_(b)) \\*plain\\* \u202e."""
 
 
@@ -348,9 +350,15 @@ def test_markdown_and_maths(browser, tmp_path):
         count = {tag: text.locator(tag).count() for tag in ("h3", "em", "strong", "s", "li", "ol", "blockquote", "td")}
         assert count == {"h3": 1, "em": 1, "strong": 1, "s": 1, "li": 3, "ol": 1, "blockquote": 1, "td": 2}
         assert text.locator("pre").inner_text() == 'if a < b: print("<b>")'
-        assert text.locator("math").count() == 2
+        assert text.locator("math").count() == 4
+        within = text.locator("p math[display=block]")
+        assert within.evaluate_all("all => all.map(e => e.textContent)") == ["a=12", "b"]
         assert text.locator("math msubsup").evaluate("e => [...e.children].map(c => c.textContent)") == ["x", "i", "2"]
         assert text.locator("math mfrac msqrt").count() == 1
+        around = text.locator("p", has_text="$$open")
+        assert around.evaluate("e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join('|')") == (
+            "So | here, | there, and $$open."
+        )
         assert text.locator("code.tex").inner_text() == "\\macro{x}"
         said = text.inner_text()
         for part in ("5 * 3 * 2, snake_case_name, $5 and $6.", "words (https://example.org/a_(b))", "*plain* U+202E."):

@@ -163,6 +163,8 @@ function paragraph(lines, i) {
 const MARKS = [
   ["`", "`", (t) => el("code", {}, plain(t))],
   ["\\(", "\\)", (t) => maths(t)],
+  ["\\[", "\\]", (t) => maths(t.trim(), true)],
+  ["$$", "$$", (t) => maths(t.trim(), true)],
   ["$", "$", (t) => maths(t)],
   ["**", "**", (t, d) => el("strong", {}, inline(t, d))],
   ["__", "__", (t, d) => el("strong", {}, inline(t, d))],
@@ -253,7 +255,8 @@ function closing(text, start, open, close) {
 
 // 5 * 3 * 2 is no emphasis, $5 and $6 no maths, and snake_case_names keep their bars.
 function flanked(text, i, start, end, open) {
-  if (open === "`" || open === "\\(") return true;
+  if (["`", "\\(", "\\["].includes(open)) return true;
+  if (open === "$$") return text.slice(start, end).trim() !== "";
   if (/\s/.test(text[start]) || /\s/.test(text[end - 1])) return false;
   if (open === "$") return !/\d/.test(text[end + 1] ?? "") && !text.slice(start, end).includes("\n\n");
   if (open[0] === "_") return !/\w/.test(text[i - 1] ?? "") && !/\w/.test(text[end + open.length] ?? "");

@@ -61,12 +61,14 @@ export function chart(key, look) {
 
   function lineOf(line, index) {
     const { x, y } = state.frame, { colour, dash } = look.paint(state.panel, line, index);
-    const points = state.panel.x !== STEP && line.steps.length < 200;
+    const lone = line.steps.length === 1, points = lone || (state.panel.x !== STEP && line.steps.length < 200);
+    const dot = (at, i) => line.values[i] === null ? null
+      : svg("circle", { cx: x(at), cy: y(line.values[i]), r: lone || state.big ? 2.4 : 1.3 });
     return svg("g", { class: `line ${colour}`, "data-label": line.label },
       line.low ? svg("path", { class: "band", d: area(line.steps, line.low, line.high, x, y) }) : null,
       line.raw ? svg("path", { class: "raw", d: path(line.steps, line.raw, x, y) }) : null,
       svg("path", { class: "curve", d: path(line.steps, line.values, x, y), "stroke-dasharray": dash }),
-      points && line.source >= 0 ? line.steps.map((at, i) => svg("circle", { cx: x(at), cy: y(line.values[i]), r: state.big ? 2.4 : 1.3 })) : null);
+      points && line.source >= 0 ? line.steps.map(dot) : null);
   }
 
   function marks({ x, floor, left, right }) {
