@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gro.labels.items import Item
@@ -19,6 +19,27 @@ Answers = dict[str, list[tuple[list[str], dict[str, Any]]]]
 """Of each item what people have said, skips left out: the hashes in the order shown, and the answer."""
 
 _STANDING = "labels WHERE withdrawn IS NULL AND item IN (SELECT value FROM json_each(?))"
+
+
+def begin(store: Store, how: Mapping[str, Any], made_up: Sequence[str]) -> None:
+    """Says how the run asks.  Where that is another way than before, it has learnt from nothing yet and was begun anew:
+    nothing is used any more, and what raters have said who were made up is forgotten.  What people have said stays.
+
+    how: what the answers of made-up raters follow from.  made_up: their names.
+    """
+    now = json.loads(json.dumps({"how": how, "made_up": list(made_up)}, default=str))
+    with store.transaction() as db:
+        row = db.execute("SELECT value FROM meta WHERE key = 'asking'").fetchone()
+        before = None if row is None else json.loads(row[0])
+        if before == now:
+            return
+        if before is not None:
+            db.execute("DELETE FROM used")
+            names = (json.dumps(before["made_up"]),)
+            db.execute("DELETE FROM labels WHERE annotator IN (SELECT value FROM json_each(?))", names)
+            standing = "labels.item = items.id AND withdrawn IS NULL AND NOT skipped"
+            db.execute(f"UPDATE items SET done = (SELECT count(*) FROM labels WHERE {standing})")
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('asking', ?)", (json.dumps(now),))
 
 
 def ask(store: Store, items: Sequence[Item]) -> None:

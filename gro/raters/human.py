@@ -24,7 +24,7 @@ from gro.errors import Interrupted
 from gro.labels.answers import rewards, worths
 from gro.labels.items import Item, digest
 from gro.labels.store import Store
-from gro.labels.used import Answers, ask, missing, simulate, use
+from gro.labels.used import Answers, ask, begin, missing, simulate, use
 from gro.raters import simulated
 from gro.raters.spec import HUMAN, HumanSettings, Simulated
 from gro.rewards.batch import Batch, Score, Trouble
@@ -123,16 +123,21 @@ class Human:
             self._inner.scoring.close()
 
     def _answers(self, items: Mapping[str, Piece], inner: Mapping[int, Score]) -> Answers:
-        store = self._store or Store(
-            self._asking.labels, self._settings.kind, per_item=self._settings.per_item, seed=self._asking.seed
-        )
-        self._store = store
+        store = self._store = self._store or self._open()
         ask(store, [piece.item for piece in items.values()])
         if (raters := self._settings.raters) is not None:
             self._simulate(store, raters, items, inner)
         while (answers := use(store, items)) is None:
             self._wait(store, items)
         return answers
+
+    def _open(self) -> Store:
+        settings, seed = self._settings, self._asking.seed
+        store = Store(self._asking.labels, settings.kind, per_item=settings.per_item, seed=seed)
+        raters = () if settings.raters is None else range(1, settings.raters.raters + 1)
+        made_up = [simulated.name(rater) for rater in raters]
+        begin(store, {"per_item": settings.per_item, "seed": seed, "simulated": settings.simulated}, made_up)
+        return store
 
     def _wait(self, store: Store, items: Mapping[str, Piece]) -> None:
         asking, before = self._asking, 0

@@ -9,12 +9,12 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from gro.errors import GroError, Interrupted
+from gro.errors import GroError
 from gro.rewards.batch import Batch, Kind, Trouble
 from gro.rewards.combine import weighted_sum
 from gro.rewards.functions import TrainerState
@@ -191,8 +191,10 @@ class Rewards:
                 for name, pool in self._pools.items()
             }
             try:
+                for future in wait(running.values(), return_when=FIRST_EXCEPTION).done:
+                    future.result()
                 batches = {name: future.result() for name, future in running.items()}
-            except (Interrupted, KeyboardInterrupt):
+            except BaseException:  # whoever waits for people would wait for nothing
                 for pool in self._pools.values():
                     if isinstance(pool, Patient):
                         pool.stop_waiting()

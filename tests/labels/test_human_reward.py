@@ -18,6 +18,8 @@ from gro.raters.human import RATINGS, Asking, Human, pieces
 from gro.raters.spec import HumanSettings, problems
 from gro.rewards.batch import Trouble
 from gro.rewards.functions import TrainerState
+from gro.rewards.rewards import Rewards
+from gro.types import Completion, Group, Prompt
 from labels.people import spoken
 
 SKIP = {"skip": True}
@@ -262,6 +264,26 @@ def test_the_waiting_can_be_ended(tmp_path):
         room.human.stop_waiting()
         with pytest.raises(Interrupted):
             asking.result(60)
+
+
+class Broken:
+    """A reward that fails as a whole."""
+
+    name = "broken"
+
+    def score(self, columns: Any, state: TrainerState) -> Any:
+        raise GroError("the judge is not at home")
+
+    def close(self) -> None: ...
+
+
+def test_people_are_not_waited_for_where_another_reward_fails(tmp_path):
+    group = Group(Prompt((1,)), (Completion((2,), (True,)),))
+    room = Room(tmp_path, 1)
+    inside = {"human": lambda params: room.human, "broken": lambda params: Broken()}
+    with Rewards(["human", "broken"], str, inside=inside) as rewards, pytest.raises(GroError, match="not at home"):
+        rewards.score([group], step=1)
+    assert room.human._stopped.is_set()
 
 
 def test_before_the_run_listens_nobody_is_asked(tmp_path):

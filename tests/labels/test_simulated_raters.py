@@ -176,6 +176,28 @@ def test_a_reward_between_low_and_high_in_the_same_file_as_peoples(tmp_path):
     assert store.read("SELECT count(*) FROM used") == [(5,)]
 
 
+def test_raters_of_a_run_that_is_begun_anew_are_others(tmp_path):
+    """Where a run was stopped before its first step was done, its recipe may change; what people said stays."""
+    asked, state = columns(["", "ab"]), TrainerState(global_step=1)
+
+    def score(scale: float, per_item: int) -> dict[int, Any]:
+        inner = {"low": -scale, "high": 0.0, "raters": 2}
+        made = human(tmp_path, LENGTH, 1, simulated=inner, per_item=per_item)
+        try:
+            return made.score(asked, state).scores
+        finally:
+            made.close()
+
+    assert score(1.0, 1) == {0: 0, 1: 0.5}
+    assert score(2.0, 2) == {0: 0.5, 1: 0.75}
+    store = Store(tmp_path / RATINGS, "score5", per_item=2)
+    assert store.read("SELECT count(*) FROM labels") == [(4,)]
+    with store.transaction() as db:
+        db.execute("UPDATE labels SET annotator = 'anna' WHERE annotator = 'simulated 1'")
+    store.close()
+    assert score(1.0, 2) == {0: 0.25, 1: 0.625}, "anna still says 0.5 and 0.75"
+
+
 def test_what_the_inner_reward_does_not_apply_to_has_none(tmp_path):
     made = human(tmp_path, {"reward": "exact_match", "column": "answer"}, 2, kind="pairs")
     try:
