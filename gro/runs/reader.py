@@ -51,8 +51,11 @@ class RunReader:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration."""
-        return files.read_yaml(self.path / CONFIG)
+        """The resolved configuration; GroError where the file holds none."""
+        found = files.read_yaml(self.path / CONFIG)
+        if not isinstance(found, dict):
+            raise GroError(f"{self.path / CONFIG} is not the configuration of a run: it holds no keys")
+        return found
 
     @property
     def status(self) -> Status:

@@ -94,9 +94,13 @@ def test_what_the_recipe_says_cannot_be_said_again(tmp_path, asked, said):
 
 
 def test_what_is_no_run_that_waits_for_people(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text("database: local\n")
     for data, said in (
         (begun(tmp_path, rewards=["length"]), "the recipe of this run asks nobody: none of its rewards is human"),
         (tmp_path, "is a directory and no run"),
+        (other, "is not the configuration of a run"),
         (tmp_path / "later", "later does not exist; to label for a run, start gro train first"),
     ):
         done = cli("label", data, "--no-browser", "--labels", tmp_path / "labels.db")

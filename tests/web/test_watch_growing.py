@@ -150,7 +150,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_run_that_goes_wrong_leaves_the_rest(tmp_path: Path) -> None:
-    for name in ("good", "gone", "replaced", "newer", "broken", "empty"):
+    for name in ("good", "gone", "replaced", "newer", "broken", "empty", "keyless"):
         rewards(tmp_path / name, 1.0, 2.0)
     with watched(tmp_path) as (server, _):
         server.get("/api/watch/runs")
@@ -161,17 +161,21 @@ def test_a_run_that_goes_wrong_leaves_the_rest(tmp_path: Path) -> None:
             database.execute("PRAGMA user_version = 99")
         (tmp_path / "broken" / "run.db").write_bytes(b"this is no database" * 1000)
         (tmp_path / "empty" / "run.db").write_bytes(b"")
+        (tmp_path / "keyless" / "config.yaml").write_text("")
+        (tmp_path / "keyless" / "run.db").touch()
         runs = {run["name"]: run for run in server.get("/api/watch/runs")[1]["runs"]}
         told = {name: (run["status"], run["value"]) for name, run in runs.items()}
         assert told == {
             "good": ("finished", 2.0), "gone": ("gone", 2.0), "replaced": ("finished", 7.0),
             "newer": ("unreadable", None), "broken": ("unreadable", None), "empty": ("unreadable", None),
+            "keyless": ("unreadable", None),
         }  # fmt: skip
         assert runs["replaced"]["algorithm"] == "rloo"
         assert "holds no run any more" in runs["gone"]["problem"]
         assert "has schema 99; this version of gro reads schema 1" in runs["newer"]["problem"]
         assert "file is not a database" in runs["broken"]["problem"]
         assert "holds no run yet" in runs["empty"]["problem"]
+        assert "is not the configuration of a run" in runs["keyless"]["problem"]
         status, found = server.get("/api/watch/panels?smooth=0&seeds=0&" + "&".join(f"run={name}" for name in runs))
         assert status == 200
         lines = {found["sources"][line["source"]][0]: line["values"] for line in found["panels"][0]["lines"]}

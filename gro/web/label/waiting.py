@@ -24,16 +24,18 @@ class WaitingRun:
         self.path = path
         if not (path / CONFIG).is_file():
             raise GroError(f"{path} is a directory and no run; start gro train first, or give a file")
-        self._config = files.read_yaml(path / CONFIG)
-        asked = asking(self._config["rewards"])
+        config = files.read_yaml(path / CONFIG)
+        try:
+            asked, self._seed = asking(config["rewards"]), int(config["training"]["seed"])
+        except (LookupError, TypeError):
+            raise GroError(f"{path / CONFIG} is not the configuration of a run") from None
         if not asked:
             raise GroError(f"{path}: the recipe of this run asks nobody: none of its rewards is human")
         self._settings = next(iter(asked.values()))
 
     def store(self) -> Store:
         """Its file of labels; made where the run has not come so far."""
-        seed = self._config["training"]["seed"]
-        return Store(self.path / RATINGS, self._settings.kind, per_item=self._settings.per_item, seed=seed)
+        return Store(self.path / RATINGS, self._settings.kind, per_item=self._settings.per_item, seed=self._seed)
 
     @property
     def status(self) -> str:

@@ -32,7 +32,6 @@ class Board:
                 raise GroError(f"{path} is not a folder: give run directories, or folders of them")
         self.runs: dict[str, Watched] = {}
         self._guard = threading.Lock()
-        self._places: list[Path] = []
         self._closing = False
 
     def refresh(self) -> bool:
@@ -41,7 +40,8 @@ class Board:
         May be called from several threads; what has not changed costs little.
         """
         with self._guard:
-            self._take_in([path for path in self._found() if path not in self._places])
+            known = {watched.path for watched in self.runs.values()}
+            self._take_in([path for path in self._found() if path not in known])
             until = time.monotonic() + _PATIENCE
             for watched in sorted(self.runs.values(), key=lambda one: one.looked):
                 if self._closing or time.monotonic() > until:
@@ -73,10 +73,12 @@ class Board:
 
     def _take_in(self, paths: Sequence[Path]) -> None:
         """New runs, each named by as many parts of its path as tell it from the others; a name once given stays."""
-        names = short_names([*self._places, *paths])[len(self._places) :] if paths else []
+        if not paths:
+            return
+        known = [watched.path for watched in self.runs.values()]
+        names = short_names([*known, *paths])[len(known) :]
         for path, short in zip(paths, names, strict=True):
             name = encodable(short)
             while name in self.runs:  # paths that differ in what is no text
                 name += "′"
-            self._places.append(path)
             self.runs = {**self.runs, name: Watched(name, path)}
