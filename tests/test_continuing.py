@@ -227,3 +227,14 @@ def test_a_finished_run_keeps_no_state_unless_it_is_asked_to(folder: Path) -> No
     assert not state.exists()
     assert cli("train", sft(folder, "bare", **keys)).code == 0
     assert not (folder / "bare" / "state").exists()
+
+
+@pytest.mark.fault("P1")
+def test_a_finished_run_leaves_the_runs_of_others_inside_it_alone(folder: Path) -> None:
+    keys = {"training": {"steps": 2, "resume_every": 1}}
+    outer, inner = sft(folder, "outer", **keys), sft(folder, "inner", **keys)
+    assert cli("train", outer).code == 0
+    for keep in ("true", "false"):
+        assert cli("train", inner, f"run={folder / 'outer' / 'inner'}", f"training.keep_state={keep}").code == 0
+        assert "nothing is left to do" in cli("train", outer).out
+        assert (folder / "outer" / "inner" / "state").exists() == (keep == "true")

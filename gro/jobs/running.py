@@ -127,10 +127,22 @@ def begin_anew(run: Run, console: Console) -> None:
 
 def forget_state(config: Config) -> None:
     """What a finished run was continued from, and runs inside it, unless the recipe keeps it."""
-    if not config.training.keep_state:
-        for database in Path(config.run).expanduser().absolute().rglob(DATABASE):
-            if (database.parent / STATE).is_dir():
-                files.remove_directory(database.parent / STATE)
+    if config.training.keep_state:
+        return
+    path = Path(config.run).expanduser().absolute()
+    for state in list(path.rglob(STATE)):
+        # Runs of other recipes may lie inside, too, and be at work.
+        if state.parent == path or _recipe_says(state.parent) == _recipe_says(path):
+            files.remove_directory(state)
+
+
+def _recipe_says(path: Path) -> str | None:
+    """Where the recipe of this run wants it, which runs inside it have in common; None where there is no run."""
+    try:
+        with RunReader(path) as run:
+            return str(run.config["run"])
+    except GroError:
+        return None
 
 
 def keeper_of(config: Config, run: Run, carried: Carried, interrupts: Interrupts) -> Keeper:
