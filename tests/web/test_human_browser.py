@@ -21,6 +21,7 @@ from gro.web.label.waiting import WaitingRun
 from jobs_on_sums import MODEL, recipe, write_data
 from labels.people import labels, waiting
 from web.browser import launched
+from web.labelling import sent
 from web.serving import served
 
 PROMPTS = 2
@@ -170,6 +171,23 @@ def test_an_empty_answer_can_be_rated(browser, tmp_path):
             assert store.read("SELECT answer FROM labels") == [('{"scores": [1]}',)]
     finally:
         context.close()
+        store.close()
+
+
+def test_what_others_have_is_not_called_waiting_for_the_run(browser, tmp_path):
+    training = Training(tmp_path)
+    training.run.mkdir()
+    (training.run / "config.yaml").write_text("rewards: [human]\ntraining: {seed: 0}\n")
+    store = WaitingRun(training.run).store()
+    store.add([Item("p", ["a"])])
+    offered = store.offer("berta")
+    try:
+        with opened(browser, training) as page:
+            page.locator("#finished h2", has_text="Others have the rest").wait_for()
+            store.label(sent(offered, "berta", {"scores": [3]}))
+            page.locator("#finished h2", has_text="Waiting for the run").wait_for()
+            assert page.locator("#count").inner_text() == "1 / 1"
+    finally:
         store.close()
 
 

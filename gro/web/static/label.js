@@ -193,6 +193,9 @@ function finished() {
 function ofRun() {
   const run = state.setting.run;
   const exports = `gro label-export ${run} writes what was said as a data set.`;
+  if (state.run === "running" && state.progress.done < state.progress.wanted) {
+    return ["Others have the rest", `What ${run} still waits for is theirs to rate. What somebody leaves for ten minutes comes to you by itself.`];
+  }
   return {
     running: ["Waiting for the run", `${run} is at work. Its next answers appear here by themselves.`],
     interrupted: ["The run is interrupted", `${run} goes on by the command that began it. What you have said is kept, and its next answers appear here by themselves.`],
