@@ -159,9 +159,9 @@ def finished(size: int, command: list[str], folder: Path, **how: object) -> list
 
 def without_pictures() -> None:
     """The curves of the report take longer than the rest of so small a run."""
-    from gro.runs import report
+    from gro.runs import pages
 
-    report.inline_svg = lambda *arguments, **options: ""
+    pages.inline_svg = lambda *arguments, **options: ""
 
 
 def _note_meeting(met: mmap.mmap, rank: int) -> None:

@@ -86,9 +86,9 @@ class Trial:
 
 def without_pictures() -> None:
     """The curves of the report take longer than the rest of so small a run."""
-    from gro.runs import report
+    from gro.runs import pages
 
-    report.inline_svg = lambda *arguments, **options: ""
+    pages.inline_svg = lambda *arguments, **options: ""
 
 
 def quiet(case: Case, base: Path, folder: Path, *, twice: bool = True) -> Quiet:
