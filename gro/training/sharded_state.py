@@ -5,6 +5,7 @@ A state is read on any number of processes: what each then has is put together f
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,21 @@ from gro.training.processes import Processes
 
 FOLDER = "parts"
 """Of a state's directory: what the processes have written."""
+_CHECKPOINT = "torch.distributed.checkpoint"
+_DESCRIBED_BY = {
+    (f"{_CHECKPOINT}.metadata", "Metadata"),
+    (f"{_CHECKPOINT}.metadata", "MetadataIndex"),
+    (f"{_CHECKPOINT}.metadata", "StorageMeta"),
+    (f"{_CHECKPOINT}.metadata", "TensorStorageMetadata"),
+    (f"{_CHECKPOINT}.metadata", "ChunkStorageMetadata"),
+    (f"{_CHECKPOINT}.metadata", "TensorProperties"),
+    (f"{_CHECKPOINT}.metadata", "_MEM_FORMAT_ENCODING"),
+    (f"{_CHECKPOINT}.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    *((module, "PosixPath") for module in ("pathlib", "pathlib._local")),
+}
+"""Module and name of everything that torch's description of a state is made of, but for types of numbers."""
 
 
 def read(tensors: Mapping[str, Tensor], folder: Path, *, among: str = "") -> None:
@@ -50,10 +66,24 @@ def read(tensors: Mapping[str, Tensor], folder: Path, *, among: str = "") -> Non
 def shapes_in(folder: Path) -> dict[str, torch.Size]:
     """The tensors of a state by name."""
     try:
+        for file in (folder / FOLDER).glob("*.metadata"):
+            with file.open("rb") as stream:
+                _Description(stream).load()
         found = FileSystemReader(folder / FOLDER).read_metadata().state_dict_metadata
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, LookupError, AttributeError, TypeError, pickle.UnpicklingError) as error:
         raise GroError(f"{folder / FOLDER} cannot be read: {_first_line(error)}") from error
     return {name: entry.size for name, entry in found.items() if isinstance(entry, TensorStorageMetadata)}
+
+
+class _Description(pickle.Unpickler):
+    """Lets no other pickle through: it could run anything, and the run may be somebody else's."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """What the pickle asks for."""
+        number = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype)
+        if not number and (module_name, global_name) not in _DESCRIBED_BY:
+            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which describes no tensors")
+        return super().find_class(module_name, global_name)
 
 
 @dataclass(frozen=True, slots=True)
