@@ -61,7 +61,7 @@ class Completion:
     reward: float | None = None
     """None: pending, failed or not applicable.  Such a row is masked; it is never a reward of 0."""
     rewards: Mapping[str, float | None] = field(default_factory=dict)
-    """The parts of the reward by name, unweighted."""
+    """The parts of the reward by name, unweighted; without those of which people skipped it."""
     logp: tuple[float, ...] | None = None
     """Log-probs under the distribution that was sampled from, as the engine reports them.  Same length as ids."""
     temperature: float = 1.0

@@ -333,11 +333,15 @@ def _with_rewards(
     completions = [list(group.completions) for group in groups]
     for row, sample in enumerate(samples):
         scores = {name: batch.scores[row] for name, batch in batches.items()}
-        parts = {name: None if isinstance(score, Trouble) else score for name, score in scores.items()}
-        failed = any(isinstance(score, Trouble) for score in scores.values())
+        troubles = {name: score.kind for name, score in scores.items() if isinstance(score, Trouble)}
+        parts = {
+            name: None if isinstance(score, Trouble) else score
+            for name, score in scores.items()
+            if troubles.get(name) != "skipped"  # which is no failure, and a part that is None may be one
+        }
         completions[sample.group][sample.at] = replace(
             completions[sample.group][sample.at],
-            reward=None if failed else weighted_sum(parts, specs),
+            reward=None if troubles else weighted_sum(parts, specs),
             rewards=parts,
         )
     return [replace(group, completions=tuple(mine)) for group, mine in zip(groups, completions, strict=True)]

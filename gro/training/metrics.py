@@ -140,7 +140,8 @@ def describe_rollouts(groups: Sequence[Group]) -> dict[str, float]:
         several = [rs for rs in scored if len(rs) > 1]
         if several:
             metrics["frac_reward_zero_std"] = sum(map(alike, several)) / len(several)
-        failed = sum(c.reward is None and bool(c.rewards) for c in drawn)  # no parts: no reward was asked for
+        # Without a part that is None no reward was asked for, or people have skipped it.
+        failed = sum(c.reward is None and None in c.rewards.values() for c in drawn)
         metrics["rewards/failed"] = float(failed)
         for name in sorted({name for c in drawn for name in c.rewards}):
             parts = [v for c in drawn if (v := c.rewards.get(name)) is not None]

@@ -154,6 +154,9 @@ def test_what_everybody_skips_is_masked_and_no_failure(base):
         expected = None if Item(prompt, [text]).id in skipped else number(text, 5) / 4 - (not text)
         assert reward == expected, (prompt, text)
     assert not (run / "failures").exists()
+    with RunReader(run) as reader:
+        assert reader.metrics()["rewards/failed"][1].tolist() == [0] * STEPS
+        assert not any("failed" in event.message for event in reader.events())
 
 
 # --- stopped and continued -------------------------------------------------------------------------------------------
