@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gro.labels.answers import KINDS
 from gro.labels.store import Store
+from gro.runs.plain import dump_yaml, load_yaml
 from gro.web.label.rows import read_items
 from jobs_on_sums import MODEL, cli, recipe, write_data
 from web.labelling import sent
+
+
+def published(path: str) -> list[dict[str, Any]]:
+    """The documentation's recipes that learn from this file."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "labelling.md").read_text(encoding="utf-8")
+    recipes = [load_yaml(block) for block in re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    found = [one for one in recipes if one.get("offline") == {"path": path}]
+    assert {one["algorithm"] for one in found} == {"bradley_terry", "dpo"}
+    return found
 
 
 @pytest.mark.parametrize("form", ["preference", pytest.param("ranking", marks=pytest.mark.slow)])
@@ -31,6 +44,11 @@ def test_labels_train_models(tmp_path, form):
         assert done.code == 0, done.err
         assert len(path.read_text().splitlines()) == 12
     common = {"model": MODEL, "offline": {"path": str(path)}}
+    if form == "preference":
+        for given in published("labels.db"):
+            (tmp_path / "given.yaml").write_text(dump_yaml(given | {"model": MODEL, "run": str(tmp_path / "given")}))
+            done = cli("check", tmp_path / "given.yaml", f"offline.path={path}")
+            assert done.code == 0, done.err
     name = "bradley_terry" if form == "preference" else "plackett_luce"
     done = cli("reward-model", recipe(tmp_path / "rm.yaml", algorithm=name, **common))
     assert done.code == 0, done.err
