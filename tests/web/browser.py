@@ -1,9 +1,11 @@
-"""A real browser for tests, or a clear message why there is none."""
+"""A real browser for tests, or a clear message why there is none; pages on which nothing may go wrong unseen."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 
 _STARTING = 120
 """Seconds for a browser to start, on a machine that has much else to do."""
+LONG = 60
+"""Seconds to wait for what has to come, on such a machine."""
 
 
 def candidates(own: str) -> list[str]:
@@ -67,3 +71,48 @@ def launched() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def strict_page(browser: Any, expected: str = "(?!)", **settings: Any) -> Iterator[Any]:
+    """A page in a context of its own.  Whatever its scripts or the browser complain about fails the test, but for what
+    matches `expected`; until then it is in `page.faults`."""
+    context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | settings))
+    context.set_default_timeout(1000 * LONG)
+    page, faults = context.new_page(), []
+
+    def complaint(message: Any) -> None:
+        if message.type == "error" and not re.search(expected, message.text):
+            faults.append(message.text)
+
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", complaint)
+    page.on("dialog", lambda dialog: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.faults = faults
+    try:
+        yield page
+        assert faults == []
+    finally:
+        context.close()
+
+
+def until(page: Any, told: str, argument: Any = None) -> Any:
+    """What an expression tells, as soon as it is something.
+
+    Playwright's `wait_for_function` evaluates text inside the page, which the content policy refuses.
+    """
+    last = time.monotonic() + LONG
+    while not (found := page.evaluate(told, argument)):
+        assert time.monotonic() < last, f"never: {told} {argument} at {page.evaluate('location.hash')}"
+        page.wait_for_timeout(20)
+    return found
+
+
+def fits(page: Any, width: int, scheme: str) -> None:
+    """Nothing is wider than the window, and ink and paper are those of the scheme."""
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
+    assert (light[1] > light[0]) == (scheme == "light")

@@ -20,20 +20,11 @@ from gro.web.label.pages import routes
 from gro.web.label.waiting import WaitingRun
 from jobs_on_sums import MODEL, recipe, write_data
 from labels.people import labels, waiting
-from web.browser import launched
+from web.browser import LONG, strict_page
 from web.labelling import sent
 from web.serving import served
 
 PROMPTS = 2
-WAIT = 60_000
-"""Milliseconds in which a run, on a busy machine, makes its step."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One for all of these."""
-    with launched() as found:
-        yield found
 
 
 class Training:
@@ -80,18 +71,11 @@ def opened(browser: Any, training: Training, **settings: Any) -> Iterator[Any]:
     """The page of `gro label RUN`; whatever the browser complains about fails the test."""
     run = WaitingRun(training.run)
     store = run.store()
-    context = browser.new_context(**({"viewport": {"width": 1280, "height": 800}} | settings))
     try:
-        with served(routes(store, "anna", run)) as site:
-            page, wrong = context.new_page(), []
-            page.set_default_timeout(WAIT)
-            page.on("pageerror", lambda e: wrong.append(str(e)))
-            page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+        with served(routes(store, "anna", run)) as site, strict_page(browser, **settings) as page:
             page.goto(site.address("/"))
             yield page
-            assert wrong == []
     finally:
-        context.close()
         store.close()
 
 
@@ -107,7 +91,7 @@ def rate(page: Any, training: Training, score: str) -> None:
     page.wait_for_selector("#app[aria-busy=false] .completion")
     page.keyboard.press(score)
     page.keyboard.press("Enter")
-    for _ in range(WAIT // 20):
+    for _ in range(LONG * 50):
         if len(labels(training.run)) > before:
             break
         page.wait_for_timeout(20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from tokenizers import Tokenizer, models
 from gro.runs import Run
 from gro.runs.records import FACTORS, RolloutRecord, factor
 from gro.web.inspect.routes import Inspecting
+from web.browser import fits, strict_page, until
 
 pytestmark = pytest.mark.timeout(900)
-LONG = 60
-"""Seconds for what loads a model, on a machine that has much else to do."""
 
 
 @pytest.fixture(scope="module")
@@ -34,26 +32,8 @@ def server() -> Iterator[Served]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page on which nothing may go wrong unseen."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    made = context.new_page()
-    made.set_default_timeout(1000 * LONG)
-    faults: list[str] = []
-    made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    made.on("dialog", lambda dialog: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    made.faults = faults
-    yield made
-    context.close()
-    assert faults == []
-
-
-def until(page: Any, told: str, argument: Any = None) -> None:
-    """Waits for what an expression tells.  (The page's policy forbids the text that `wait_for_function` evaluates.)"""
-    last = time.monotonic() + LONG
-    while not page.evaluate(told, argument):
-        assert time.monotonic() < last, f"never: {told} {argument} at {page.evaluate('location.hash')}"
-        page.wait_for_timeout(20)
+    with strict_page(browser) as made:
+        yield made
 
 
 def opened(page: Any, server: Served, view: str = "") -> Any:
@@ -255,19 +235,11 @@ def test_without_a_mouse(page: Any, server: Served) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_nothing_is_wider_than_the_window(browser: Any, server: Served, width: int, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
-    page.set_default_timeout(1000 * LONG)
-    opened(page, server, "#step=3&row=0&at=0&beside=1&act=1&q=term0.share")
-    page.wait_for_selector(".actions tbody tr")
-    page.wait_for_selector(".parts")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    ink, paper = page.evaluate(
-        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
-    )
-    light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
-    assert (light[1] > light[0]) == (scheme == "light")
-    context.close()
+    with strict_page(browser, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        opened(page, server, "#step=3&row=0&at=0&beside=1&act=1&q=term0.share")
+        page.wait_for_selector(".actions tbody tr")
+        page.wait_for_selector(".parts")
+        fits(page, width, scheme)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,17 @@ from serving import Served, served
 from gro.runs.records import RolloutRecord
 from gro.web.inspect.routes import Inspecting
 from gro.web.inspect.stored import quantities
+from web.browser import strict_page, until
 
 pytestmark = pytest.mark.timeout(900)
-PATIENCE = 60
-"""Seconds, on a machine that has much else to do."""
+TOLD = "name => new URLSearchParams(location.hash.slice(1)).get(name)"
+"""What the address says."""
 
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page on which no script may fail."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    made = context.new_page()
-    made.set_default_timeout(1000 * PATIENCE)
-    faults: list[str] = []
-    made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    yield made
-    context.close()
-    assert faults == []
+    with strict_page(browser) as made:
+        yield made
 
 
 def opened(page: Any, server: Served, view: str = "") -> None:
@@ -42,18 +34,14 @@ def opened(page: Any, server: Served, view: str = "") -> None:
 
 
 def told(page: Any, name: str) -> str | None:
-    return page.evaluate("name => new URLSearchParams(location.hash.slice(1)).get(name)", name)
+    return page.evaluate(TOLD, name)
 
 
 def press(page: Any, key: str, **expected: Any) -> None:
     """A key; returns when the address says what is expected, None: nothing, and the page shows it."""
     page.keyboard.press(key)
-    until = time.monotonic() + PATIENCE
     for name, value in expected.items():
-        wanted = None if value is None else str(value)
-        while told(page, name) != wanted:
-            assert time.monotonic() < until, f"after {key}: {name} is {told(page, name)}, expected {wanted}"
-            page.wait_for_timeout(20)
+        until(page, f"([name, value]) => ({TOLD})(name) === value", [name, None if value is None else str(value)])
     page.wait_for_selector("#app[aria-busy=false]")
 
 
@@ -79,10 +67,7 @@ def all_quantities(page: Any, record: RolloutRecord) -> set[str]:
         for text, value in zip(shown(page), as_shown(known[name], scale), strict=True):
             assert text == value if isinstance(value, str) else float(text) == pytest.approx(value, rel=1e-3), name
         page.keyboard.press("q")
-        until = time.monotonic() + PATIENCE
-        while told(page, "q") == name:
-            assert time.monotonic() < until, f"q leads nowhere from {name}"
-            page.wait_for_timeout(20)
+        until(page, f"name => ({TOLD})('q') !== name", name)
         page.wait_for_selector("#app[aria-busy=false]")
     return seen
 

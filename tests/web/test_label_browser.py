@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,43 +13,23 @@ import pytest
 
 from gro.labels.items import Item
 from gro.labels.store import Store
+from web.browser import LONG, strict_page, until
 from web.injections import RUN, injections
 from web.labelling import site, stored
 
 pytestmark = pytest.mark.timeout(900)
-LONG = 60
-"""Seconds to wait for what has to come, on a machine that has much else to do."""
-
-_EXPECTED = re.compile("status of (409|507)|ERR_FAILED")
+_EXPECTED = "status of (409|507)|ERR_FAILED"
 """What the browser says of requests that the test makes fail."""
 
 
 @contextmanager
 def opened(browser: Any, store: Store, name: str = "anna", width: int = 1280, **settings: Any) -> Iterator[Any]:
     """The page with its first item; whatever the browser complains about fails the test."""
-    with site(store, name) as address:
-        context = browser.new_context(viewport={"width": width, "height": 800}, **settings)
-        context.set_default_timeout(1000 * LONG)
-        page, wrong = context.new_page(), []
-        page.on("pageerror", lambda e: wrong.append(str(e)))
-        page.on(
-            "console", lambda m: wrong.append(m.text) if m.type == "error" and not _EXPECTED.search(m.text) else None
-        )
+    size = {"width": width, "height": 800}
+    with site(store, name) as address, strict_page(browser, _EXPECTED, viewport=size, **settings) as page:
         page.goto(address)
         page.wait_for_selector(".completion, #finished, #name")
-        try:
-            yield page
-            assert wrong == []
-        finally:
-            context.close()
-
-
-def wait(page: Any, true: str) -> None:
-    """Waits for it.  Playwright's own way evaluates text inside the page, which the content policy refuses."""
-    last = time.monotonic() + LONG
-    while not page.evaluate(true):
-        assert time.monotonic() < last, f"never: {true}"
-        page.wait_for_timeout(20)
+        yield page
 
 
 def answers(store: Store) -> list[Any]:
@@ -58,44 +37,44 @@ def answers(store: Store) -> list[Any]:
     return [json.loads(a) for (a,) in store.read("SELECT answer FROM labels WHERE withdrawn IS NULL ORDER BY id")]
 
 
-def press(page: Any, store: Store, *keys: str, until: int | None = None) -> None:
+def press(page: Any, store: Store, *keys: str, made: int | None = None) -> None:
     """Presses keys, then waits until so many labels were made, and the page shows what follows."""
     for key in keys:
         page.keyboard.press(key)
-    if until is not None:
-        settled(page, store, until)
+    if made is not None:
+        settled(page, store, made)
 
 
-def settled(page: Any, store: Store, until: int) -> None:
+def settled(page: Any, store: Store, made: int) -> None:
     """Waits until so many labels were made, and the page shows what follows."""
     last = time.monotonic() + LONG
-    while store.read("SELECT count(*) FROM labels") != [(until,)] and time.monotonic() < last:
+    while store.read("SELECT count(*) FROM labels") != [(made,)] and time.monotonic() < last:
         page.wait_for_timeout(20)
-    assert store.read("SELECT count(*) FROM labels") == [(until,)]
-    wait(page, "document.getElementById('app').getAttribute('aria-busy') === 'false'")
+    assert store.read("SELECT count(*) FROM labels") == [(made,)]
+    until(page, "document.getElementById('app').getAttribute('aria-busy') === 'false'")
 
 
 def test_pairs_with_keys_alone(browser, tmp_path):
     store = stored(tmp_path, n=5)
     with opened(browser, store) as page:
         left = page.locator(".completion .text").first.inner_text()
-        press(page, store, "ArrowLeft", until=1)
-        press(page, store, "ArrowRight", until=2)
-        press(page, store, "ArrowDown", until=3)
-        press(page, store, "t", until=4)
+        press(page, store, "ArrowLeft", made=1)
+        press(page, store, "ArrowRight", made=2)
+        press(page, store, "ArrowDown", made=3)
+        press(page, store, "t", made=4)
         assert answers(store) == [{"choice": 0}, {"choice": 1}, {"choice": "tie"}, {"choice": "tie"}]
         shown, item = store.read("SELECT shown, item FROM labels WHERE id = 1")[0]
         completions, hashes = store.read("SELECT completions, completion_shas FROM items WHERE id = ?", (item,))[0]
         assert json.loads(completions)[json.loads(hashes).index(json.loads(shown)[0])] == left
         assert page.locator("#count").inner_text() == "4 / 5"
-        press(page, store, "s", until=5)
+        press(page, store, "s", made=5)
         page.wait_for_selector("#finished")
         assert "Nothing is left for you" in page.locator("#finished").inner_text()
         page.keyboard.press("u")
         page.wait_for_selector(".completion")
         page.keyboard.press("u")
-        wait(page, "document.getElementById('count').textContent === '3 / 5'")
-        press(page, store, "ArrowLeft", until=6)
+        until(page, "document.getElementById('count').textContent === '3 / 5'")
+        press(page, store, "ArrowLeft", made=6)
         assert answers(store)[3:] == [{"choice": 0}]
 
 
@@ -111,7 +90,7 @@ def test_a_rationale_and_the_windows_with_keys_alone(browser, tmp_path):
         press(page, store, "p")
         assert page.locator("#plain").get_attribute("aria-pressed") == "true"
         assert page.locator("#rationale").input_value() == "because s and t are letters here"
-        press(page, store, "p", "ArrowRight", until=1)
+        press(page, store, "p", "ArrowRight", made=1)
         press(page, store, "a")
         assert "anna" in page.locator("dialog#agreed").inner_text()
         press(page, store, "Enter")  # its button has the focus
@@ -137,7 +116,7 @@ def test_best_of_k(browser, tmp_path):
     store = stored(tmp_path, "best", n=2, k=4)
     with opened(browser, store) as page:
         press(page, store, "5", "0")  # there are four
-        press(page, store, "3", until=1)
+        press(page, store, "3", made=1)
         page.get_by_text("This is the best").nth(1).click()
         settled(page, store, 2)
     assert answers(store) == [{"choice": 2}, {"choice": 1}]
@@ -147,8 +126,8 @@ def test_ranking_with_keys_buttons_and_by_dragging(browser, tmp_path):
     store = stored(tmp_path, "ranking", n=4, k=3)
     with opened(browser, store) as page:
         press(page, store, "2", "Enter")  # one has a rank: nothing is sent
-        press(page, store, "3", "t", "1", "Enter", until=1)
-        press(page, store, "1", "2", "Backspace", "3", "1", "2", "1", "Enter", until=2)
+        press(page, store, "3", "t", "1", "Enter", made=1)
+        press(page, store, "1", "2", "Backspace", "3", "1", "2", "1", "Enter", made=2)
         for place in (2, 0, 1):
             page.locator(".completion button").nth(place).click()
         page.locator("#send").click()
@@ -156,16 +135,16 @@ def test_ranking_with_keys_buttons_and_by_dragging(browser, tmp_path):
         cards = page.locator(".completion")
         cards.nth(2).drag_to(cards.nth(0), target_position={"x": 20, "y": 20})
         badges = "[...document.querySelectorAll('.badge')].map((b) => b.textContent).join()"
-        wait(page, f"{badges} === 'rank 2,rank 3,rank 1'")
+        until(page, f"{badges} === 'rank 2,rank 3,rank 1'")
         cards.nth(1).drag_to(cards.nth(2), target_position={"x": 20, "y": 20})
-        press(page, store, "Enter", until=4)
+        press(page, store, "Enter", made=4)
     assert answers(store) == [{"ranks": r} for r in ([2, 1, 2], [3, 2, 1], [2, 3, 1], [3, 1, 2])]
 
 
 def test_scores(browser, tmp_path):
     store = stored(tmp_path, "score5", n=2, k=2)
     with opened(browser, store) as page:
-        press(page, store, "6", "0", "4", "Enter", "5", "ArrowLeft", "Backspace", "2", "Enter", until=1)
+        press(page, store, "6", "0", "4", "Enter", "5", "ArrowLeft", "Backspace", "2", "Enter", made=1)
         page.locator(".scores button").nth(0).click()
         page.locator(".scores button").nth(9).click()
         page.locator("#send").click()
@@ -174,7 +153,7 @@ def test_scores(browser, tmp_path):
     (tmp_path / "ten").mkdir()
     store = stored(tmp_path / "ten", "score10", n=1, k=3)
     with opened(browser, store) as page:
-        press(page, store, "0", "1", "9", "ArrowUp", "7", "Enter", until=1)
+        press(page, store, "0", "1", "9", "ArrowUp", "7", "Enter", made=1)
     assert answers(store) == [{"scores": [10, 7, 9]}]
 
 
@@ -198,7 +177,7 @@ def test_without_a_mouse(browser, tmp_path, kind):
             assert (outline, shown, bool(name)) == ("solid3", True, True), name
         assert reached == set(range(wanted))
         page.focus("#skip")
-        press(page, store, "Enter", until=1)
+        press(page, store, "Enter", made=1)
         assert page.evaluate("document.activeElement.id") == "skip"
         press(page, store, "p")
         page.focus("#plain")
@@ -231,8 +210,8 @@ def test_two_tabs_and_two_clicks_are_one_label(browser, tmp_path):
         settled(page, store, 1)
         assert page.locator("#count").inner_text() == "1 / 2"
         other.keyboard.press("ArrowRight")
-        wait(other, "document.getElementById('notice')?.textContent.includes('already labelled by anna')")
-        wait(other, "document.getElementById('count').textContent === '1 / 2'")
+        until(other, "document.getElementById('notice')?.textContent.includes('already labelled by anna')")
+        until(other, "document.getElementById('count').textContent === '1 / 2'")
     assert answers(store) == [{"choice": 0}]
 
 
@@ -253,7 +232,7 @@ def test_a_second_click_and_a_held_key_do_not_answer_what_came_up_meanwhile(brow
         assert page.evaluate("document.getElementById('app').ariaBusy") == "false"
         assert store.read("SELECT count(*) FROM labels") == [(2,)]
         page.keyboard.up("ArrowRight")
-        press(page, store, "ArrowRight", until=3)
+        press(page, store, "ArrowRight", made=3)
     assert answers(store) == [{"choice": 0}, {"choice": 1}, {"choice": 1}]
 
 
@@ -290,11 +269,11 @@ def test_a_full_disk_is_said_and_the_item_stays(browser, tmp_path):
         store.read(f"PRAGMA max_page_count = {store.read('PRAGMA page_count')[0][0]}")
         shown = page.locator(".completions").inner_text()
         page.keyboard.press("ArrowLeft")
-        wait(page, "document.getElementById('notice')?.textContent.includes('not saved')")
+        until(page, "document.getElementById('notice')?.textContent.includes('not saved')")
         assert page.locator(".completions").inner_text() == shown
         assert answers(store) == []
         store.read("PRAGMA max_page_count = 1000000")
-        press(page, store, "ArrowLeft", until=1)
+        press(page, store, "ArrowLeft", made=1)
 
 
 def test_the_page_asks_who_labels(browser, tmp_path):
@@ -304,14 +283,14 @@ def test_the_page_asks_who_labels(browser, tmp_path):
         page.keyboard.type("Ben  <b>")
         page.keyboard.press("Enter")
         page.wait_for_selector(".completion")
-        press(page, store, "ArrowLeft", until=1)
+        press(page, store, "ArrowLeft", made=1)
         page.reload()
         page.wait_for_selector(".completion")  # it is remembered
         page.locator("#who").click()
         page.locator("#name").fill("cleo")
         page.keyboard.press("Enter")
         page.wait_for_selector(".completion")
-        press(page, store, "ArrowLeft", until=2)
+        press(page, store, "ArrowLeft", made=2)
         press(page, store, "a")
         assert "1 question has answers of two or more" in page.locator("dialog").inner_text()
     assert store.read("SELECT annotator FROM labels") == [("Ben <b>",), ("cleo",)]
@@ -375,7 +354,7 @@ def test_no_text_of_a_model_is_run(browser, tmp_path):
     assert len(texts) >= 200
     control = browser.new_page()  # without our page around it the browser does run such texts
     control.set_content("<img src=x onerror=window.ran=1>")
-    wait(control, "window.ran === 1")
+    until(control, "window.ran === 1")
     control.close()
     store = Store(tmp_path / "labels.db", "score5")
     for i in range(0, len(texts), 9):
@@ -414,7 +393,7 @@ def test_names_and_rationales_are_text_too(browser, tmp_path):
     with opened(browser, store, name=bad) as page:
         page.locator("#rationale").fill(bad)
         page.keyboard.press("Escape")
-        press(page, store, "ArrowLeft", until=1)
+        press(page, store, "ArrowLeft", made=1)
         press(page, store, "a")
         assert bad in page.locator("dialog").inner_text()
         assert page.evaluate("window.ran") is None
@@ -443,7 +422,7 @@ def test_the_browser_itself_refuses_what_the_page_never_does(browser, tmp_path):
             await fetch("http://127.0.0.1:1/").catch(() => refused++);
             setTimeout(() => { window.refused = refused; }, 200);
         })""")
-        wait(page, "window.refused !== undefined")
+        until(page, "window.refused !== undefined")
         assert page.evaluate("[window.ran ?? null, window.refused]") == [None, 7]
         page.close()
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from serving import Served
-from watched_runs import LONG, config, made, rewards, sample, soon, watched
+from watched_runs import config, made, rewards, sample, soon, watched
 
 from gro.runs import Run
+from web.browser import LONG, fits, strict_page, until
 from web.injections import injections
 
 pytestmark = pytest.mark.timeout(600)
-GONE = re.compile("ERR_(CONNECTION|EMPTY|INCOMPLETE)")
+GONE = "ERR_(CONNECTION|EMPTY|INCOMPLETE)"
 """What the browser says where a page outlives its server, as at the end of some tests."""
 STEPS = 12
 
@@ -54,27 +54,8 @@ def server(folder: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page on which nothing may go wrong unseen."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    made = context.new_page()
-    made.set_default_timeout(1000 * LONG)
-    faults: list[str] = []
-    made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on("console", lambda m: faults.append(m.text) if m.type == "error" and not GONE.search(m.text) else None)
-    made.on("dialog", lambda dialog: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    made.faults = faults
-    yield made
-    context.close()
-    assert faults == []
-
-
-def until(page: Any, told: str, argument: Any = None) -> Any:
-    """What an expression tells, as soon as it is something."""
-    last = time.monotonic() + LONG
-    while not (found := page.evaluate(told, argument)):
-        assert time.monotonic() < last, f"never: {told} {argument} at {page.evaluate('location.hash')}"
-        page.wait_for_timeout(20)
-    return found
+    with strict_page(browser, GONE) as made:
+        yield made
 
 
 def opened(page: Any, server: Served, view: str = "") -> Any:
@@ -411,21 +392,13 @@ def test_without_a_mouse(page: Any, server: Served) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_nothing_is_wider_than_the_window(browser: Any, server: Served, width: int, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
-    page.set_default_timeout(1000 * LONG)
-    opened(page, server, "#every=1&big=reward")
-    page.wait_for_selector(".samples li")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate(
-        "[...document.querySelectorAll('svg')].every(e => e.getBoundingClientRect().right <= innerWidth)"
-    )
-    ink, paper = page.evaluate(
-        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
-    )
-    light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
-    assert (light[1] > light[0]) == (scheme == "light")
-    context.close()
+    with strict_page(browser, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        opened(page, server, "#every=1&big=reward")
+        page.wait_for_selector(".samples li")
+        fits(page, width, scheme)
+        assert page.evaluate(
+            "[...document.querySelectorAll('svg')].every(e => e.getBoundingClientRect().right <= innerWidth)"
+        )
 
 
 POINTS = "n => (document.querySelector('#panel-reward .curve')?.getAttribute('d') ?? '').split('L').length === n"

@@ -13,7 +13,8 @@ from watched_runs import LONG, watched
 
 from gro.runs import RunReader
 from jobs_on_sums import sft, write_data
-from web.test_watch_browser import curves, says, settled, until
+from web.browser import until
+from web.test_watch_browser import curves, says, settled
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 200
