@@ -89,3 +89,14 @@ def test_what_was_not_recorded_is_left_out() -> None:
     assert set(quantities(resting)) == {"reward"}
     assert [q.name for q in parts_of(["a", "b"]) if q.name.endswith("clip")] == ["term0.clip", "term1.clip"]
     assert [q.term for q in parts_of(["a"])] == [1] * 8
+
+
+def test_a_factor_that_is_no_number_anywhere_is_none() -> None:
+    """As where a policy has come apart: what is NaN throughout is not recorded, and the rest can still be looked at."""
+    tokens = {"term0.share": [0.5, 0.5], "term0.v": [1.0, 2.0], "term0.slope": [1.0, 1.0]}
+    record = RolloutRecord(
+        group=0, row=0, prompt="p", prompt_ids=[1], completion="c", completion_ids=[1, 2], tokens=tokens
+    )
+    found = quantities(record)
+    assert found["term0.v"].tolist() == [1, 2]
+    assert [numbers(found[f"term0.{name}"]) for name in ("w", "u", "epsilon", "c")] == [[None, None]] * 4

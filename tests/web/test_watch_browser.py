@@ -336,6 +336,20 @@ def test_samples_over_time(page: Any, server: Served) -> None:
     says(page, "#part-samples [role=status]", "no completions are recorded yet")
 
 
+def test_the_prompts_of_a_run_are_never_those_of_another(page: Any, server: Served) -> None:
+    """Where a run cannot be read for a moment, that is said, and the next look asks again."""
+    opened(page, server)
+    page.wait_for_selector(".samples li")
+    page.route("**/api/watch/prompts*", lambda route: route.fulfill(status=400, json={"error": "cannot be read"}))
+    page.select_option("#sample-run", "grpo-2")
+    says(page, "#part-samples [role=status]", "cannot be read")
+    assert not page.locator("#sample-prompt").is_visible()
+    page.unroute("**/api/watch/prompts*")
+    page.click("#every")
+    says(page, ".samples pre", "2.12.0")
+    page.faults[:] = [fault for fault in page.faults if "status of 400" not in fault]
+
+
 def test_a_view_has_an_address_that_restores_it(page: Any, server: Served) -> None:
     opened(page, server)
     page.click("#run-3")

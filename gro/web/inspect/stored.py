@@ -98,14 +98,16 @@ def quantities(record: RolloutRecord) -> dict[str, np.ndarray]:
 
 
 def _parts(record: RolloutRecord) -> dict[str, np.ndarray]:
-    """The factors of each term, and their product."""
+    """The factors of each term, and their product; one that was a number at no token is not recorded, and is NaN."""
     found: dict[str, np.ndarray] = {}
+    none = np.full(len(record.completion_ids), np.nan)
     for k in range(sum(name.endswith(".share") for name in record.tokens)):
         mine = {name: factor(k, name) for name in FACTORS}
         have = {n: np.asarray(record.tokens[full], np.float64) for n, full in mine.items() if full in record.tokens}
+        have = dict.fromkeys(("share", "w", "v", "u", "slope"), none) | have
         have["c"] = have["share"] * have["w"] * have["v"] * have["slope"]
         if "epsilon" not in have:  # measured token by token
-            have["epsilon"] = np.where(have["slope"] != 0, record.tokens["logp"] - have["u"], 0.0)
+            have["epsilon"] = np.where(have["slope"] != 0, record.tokens.get("logp", none) - have["u"], 0.0)
         found |= {factor(k, name): value for name, value in have.items()}
     return found
 

@@ -44,6 +44,7 @@ export function sampler(place, look) {
       data.error = "";
     } catch (error) {
       if (mine !== latest) return;
+      if (run?.name !== data.run?.name) Object.assign(data, { prompts: [], version: -1 }); // they are of another run
       Object.assign(data, { run, error: error.message });
     }
     draw();
