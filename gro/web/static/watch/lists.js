@@ -1,7 +1,7 @@
 // The list of runs, the alarms, and in what the runs differ.
 
 import { el, replace } from "../base.js";
-import { swatch } from "./chart.js";
+import { swatch } from "./picture.js";
 import { number } from "./scale.js";
 
 const WORDS = { unread: "being read", running: "running", interrupted: "interrupted", finished: "finished", gone: "gone", unreadable: "cannot be read" };
