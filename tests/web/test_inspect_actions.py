@@ -175,6 +175,15 @@ def test_a_run_without_any_weights_says_so(tmp_path: Path) -> None:
         Worker(run).answer({"do": "actions", "step": 1, "row": 0, "at": 0})
 
 
+def test_a_reward_model_has_no_actions(tmp_path: Path) -> None:
+    config = {"run": "x", "model": str(tmp_path / "gone"), "algorithm": "bradley_terry", "prompts_per_step": 1}
+    config |= {"offline": {"path": "gone.jsonl"}, "training": {"steps": 1}}
+    one = RolloutRecord(group=0, row=0, prompt="p", prompt_ids=[1], completion="c", completion_ids=[1], reward=1.0)
+    run = written(tmp_path / "run", [[one]], config)
+    with pytest.raises(GroError, match="a reward model gives a score"):
+        Worker(run).answer({"do": "actions", "step": 1, "row": 0, "at": 0})
+
+
 def test_the_server_never_imports_torch() -> None:
     code = """
 import sys

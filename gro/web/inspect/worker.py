@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+from gro.assemble.algorithm import build_algorithm
 from gro.config import Config, load_config
 from gro.errors import GroError
 from gro.runs import RunReader
@@ -51,6 +52,8 @@ class Worker:
 
     def _actions(self, reader: RunReader, step: int, row: int, at: int) -> dict[str, Any]:
         if self._models is None:
+            if build_algorithm(self.config).scores:
+                raise GroError("a reward model gives a score to a whole answer: it has no actions")
             self._models = Models(self.config, self.device)
         record = next((r for r in reader.rollouts(step) if r.row == row), None)
         if record is None or not 0 <= at < len(record.completion_ids):

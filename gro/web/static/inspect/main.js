@@ -255,7 +255,8 @@ async function start() {
     drawHead();
     replace(places.steps, el("p", {}, data.run.status === "running"
       ? "No step has been recorded yet. Load the page again in a moment."
-      : "This run recorded no completions; its recipe may say training.record_groups: 0."));
+      : data.run.last_step ? "This run recorded no completions; its recipe may say training.record_groups: 0."
+        : "This run ended before its first step."));
     return;
   }
   keys(Object.fromEntries(KEYS.map(([key, , , action]) => [key, action])));
