@@ -130,14 +130,15 @@ def forget_state(config: Config) -> None:
     if config.training.keep_state:
         return
     path = Path(config.run).expanduser().absolute()
+    with RunReader(path) as run:
+        own = run.config["run"]
     for state in list(path.rglob(STATE)):
-        # Runs of other recipes may lie inside, too, and be at work.
-        if state.parent == path or _recipe_says(state.parent) == _recipe_says(path):
+        if _recipe_says(state.parent) == own:  # runs of other recipes may lie inside, too, and be at work
             files.remove_directory(state)
 
 
 def _recipe_says(path: Path) -> str | None:
-    """Where the recipe of this run wants it, which runs inside it have in common; None where there is no run."""
+    """Where its recipe wants it, which is the same of runs that a run has made inside it; None where there is no run."""
     try:
         with RunReader(path) as run:
             return str(run.config["run"])
