@@ -60,8 +60,10 @@ def _of_run(run: WaitingRun, asked: Asked) -> Store:
 def prepare(asked: Asked) -> Store:
     """The store, with everything in it that is to be labelled."""
     kind = kind_named(asked.kind or (kind_of(asked.labels).name if asked.labels.exists() else "pairs"))
-    if asked.data is None and (asked.model is not None or not asked.labels.exists()):
-        raise GroError("give a file of prompts with completions" if asked.model is None else "--model needs prompts")
+    if asked.data is None and asked.model is not None:
+        raise GroError("--model needs prompts")
+    if asked.data is None and not asked.labels.exists():
+        raise GroError(f"{asked.labels} does not exist: give a file of prompts with completions to begin it")
     if not asked.labels.absolute().parent.is_dir():
         raise GroError(f"--labels: the folder {asked.labels.absolute().parent} does not exist")
     data = asked.data
