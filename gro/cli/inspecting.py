@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gro.cli.app import app
+from gro.errors import GroError
 
 
 @app.command()
@@ -20,9 +21,16 @@ def inspect(
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
 ) -> None:
     """Look inside a run, token by token, in the browser."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from gro.recipe import Device
     from gro.web import serve
     from gro.web.inspect.routes import Inspecting
 
+    try:
+        TypeAdapter(Device).validate_python(device)
+    except ValidationError:
+        raise GroError(f"--device: found {device!r}; expected auto, cpu, mps, cuda or cuda:0") from None
     inspecting = Inspecting(run, device)
     try:
         serve(inspecting.routes, port=port, path=inspecting.path, open_browser=browser)

@@ -22,6 +22,7 @@ from gro.web.inspect.asking import Asking
 from gro.web.inspect.checkpoints import Weights, nearest, saved
 from gro.web.inspect.words import words_of
 from gro.web.inspect.worker import Worker
+from jobs_on_sums import cli
 
 
 def softmax(path: Path, ids: list[int], temperature: float) -> torch.Tensor:
@@ -173,6 +174,15 @@ def test_a_run_without_any_weights_says_so(tmp_path: Path) -> None:
     run = written(tmp_path / "run", [[one]], config)
     with pytest.raises(GroError, match="has no weights to load"):
         Worker(run).answer({"do": "actions", "step": 1, "row": 0, "at": 0})
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cli("inspect", written(tmp_path / "run", []), "--device", "tpu")
+    assert done.code == 2
+    assert "--device: found 'tpu'; expected auto, cpu" in done.err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(GroError, match="finds no CUDA device"):
+        Worker(trained("sft"), "cuda").answer({"do": "actions", "step": 1, "row": 0, "at": 0})
 
 
 def test_a_reward_model_has_no_actions(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ class Models:
     """The models that the latest question needed; the next one may need the same."""
 
     def __init__(self, config: Config, device: str = "cpu") -> None:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise GroError(f"--device {device}: torch finds no CUDA device here; auto takes what there is")
         self.config, self.device = config, device
         self._kept: dict[tuple[Weights, tuple[int, int]], PreTrainedModel] = {}
 
