@@ -42,6 +42,7 @@ def test_what_was_written_is_read(state: Path) -> None:
         assert tensor.tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.fault("M2")
 def test_a_description_that_would_run_something_is_refused(state: Path) -> None:
     file, made = state / "parts" / ".metadata", state / "made"
     whole = file.read_bytes()
