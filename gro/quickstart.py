@@ -138,6 +138,8 @@ def _conclude(console: Console, directory: Path, run: Path, seconds: float) -> N
         f"  gro generate {directory}/gro --prompt '38+47=' --temperature 0",
         f"  gro train {directory}/gro.yaml run=runs/mine algorithm.kappa=10     separate more sharply",
         f"  gro train {directory}/gro.yaml run=runs/grpo 'algorithm={{name: grpo, beta: 0}}'   another algorithm",
+        f"  gro inspect {directory}/gro     the run, token by token",
+        f"  gro compare {directory}     its runs beside each other",
         "  gro algorithms                     what there is, and what each computes",
         "  recipes/ and docs/guide.md         your own model, data and reward",
     ):
