@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -24,8 +24,7 @@ class Names(Recorder):
     """Keeps the names of what every run records of a step."""
 
     def __init__(self, policy: Policy, algorithm: Algorithm) -> None:
-        nothing: Any = None
-        super().__init__(nothing, nothing, policy, algorithm, Portions(steps=1, kl_every=0))
+        super().__init__(mock.Mock(), mock.Mock(), policy, algorithm, Portions(steps=1, kl_every=0))
         self.names: set[str] = set()
 
     def step(self, step: int, result: StepResult) -> None:

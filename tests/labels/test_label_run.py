@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
@@ -117,7 +116,7 @@ def test_the_command_serves_it(tmp_path):
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(2)]
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.communicate(timeout=60)
     assert said[0].endswith("ratings.db: 0 items to label as ranking, 0 of them have labels\n")
     assert said[1].startswith("http://127.0.0.1:")
