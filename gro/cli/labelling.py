@@ -72,16 +72,13 @@ def label_export(
 ) -> None:
     """Write labels as a data set: TRL's preference formats, Label Studio's JSON, or CSV."""
     from gro.labels.export import export
-    from gro.labels.store import Store, kind_of
+    from gro.labels.reading import Labels
     from gro.runs import files
     from gro.web.label.waiting import labels_in
 
     labels = labels_in(labels)
-    store = Store(labels, kind_of(labels).name)
-    try:
-        text = export(store, write_as, each=each)
-    finally:
-        store.close()
+    with Labels(labels) as found:
+        text = export(found, write_as, each=each)
     if not text.strip():
         raise GroError(f"{labels} has no labels that can be written as {write_as}")
     if output is None:

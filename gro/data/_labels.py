@@ -8,17 +8,14 @@ from pathlib import Path
 from gro.data._lines import Row
 from gro.errors import DataError, GroError
 from gro.labels.export import rows
-from gro.labels.store import Store, kind_of
+from gro.labels.reading import Labels
 
 
 def read_labels(path: Path) -> Iterator[Row]:
     """Columns prompt, chosen and rejected; a `DataError` where it is no such file, or nobody prefers anything yet."""
     try:
-        store = Store(path, kind_of(path).name)
-        try:
-            found = list(rows(store, "preference"))
-        finally:
-            store.close()
+        with Labels(path) as labels:
+            found = list(rows(labels, "preference"))
     except GroError as error:
         raise DataError(str(path), found=f"a file that cannot be read ({error})", expected="labels") from error
     if not found:

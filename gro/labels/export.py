@@ -16,7 +16,7 @@ from gro.errors import GroError, nearest
 from gro.labels.agreement import Ratings
 from gro.labels.answers import Kind, categories, worths
 from gro.labels.items import Spoken, digest
-from gro.labels.store import Store
+from gro.labels.reading import Labels
 
 FORMS = ("preference", "ranking", "unpaired", "rewarded", "label-studio", "csv")
 
@@ -49,59 +49,59 @@ class Labelled:
         return [fmean(values) for values in zip(*(label.worth for label in self.labels), strict=True)]
 
 
-def labelled(store: Store) -> list[Labelled]:
+def labelled(labels: Labels) -> list[Labelled]:
     """All items with standing labels.  Answers meet texts by their hashes; a `GroError` where those differ."""
     items: dict[str, tuple[Labelled, str, dict[str, int]]] = {}
-    rows = store.read(
+    found = labels.read(
         """SELECT items.id, prompt, completions, items.prompt_sha, labels.id, annotator, labels.prompt_sha, shown,
         answer, rationale, seconds FROM labels JOIN items ON items.id = labels.item
         WHERE withdrawn IS NULL AND NOT skipped ORDER BY items.place, labels.id"""
     )
-    for id, prompt, completions, sha, number, annotator, said_of, shown, answer, rationale, seconds in rows:
+    for id, prompt, completions, sha, number, annotator, said_of, shown, answer, rationale, seconds in found:
         if id not in items:
             texts = json.loads(completions)
             items[id] = Labelled(id, json.loads(prompt), texts), sha, {digest(t): i for i, t in enumerate(texts)}
         item, sha, places = items[id]
         hashes, answered = json.loads(shown), json.loads(answer)
         if said_of != sha or set(hashes) != set(places):
-            raise GroError(f"{store.path}: label {number} was made for other texts than those of its item {id}")
+            raise GroError(f"{labels.path}: label {number} was made for other texts than those of its item {id}")
         order = [places[h] for h in hashes]
         worth = [0.0] * len(order)
-        for place, value in zip(order, worths(store.kind, answered, len(order)), strict=True):
+        for place, value in zip(order, worths(labels.kind, answered, len(order)), strict=True):
             worth[place] = value
         item.labels.append(Label(number, annotator, worth, order, answered, rationale, seconds))
     return [item for item, _, _ in items.values()]
 
 
-def ratings(store: Store) -> Ratings:
+def ratings(labels: Labels) -> Ratings:
     """What people can agree on: of each item its categories, by person."""
     found: dict[Any, dict[str, float]] = defaultdict(dict)
-    for item in labelled(store):
+    for item in labelled(labels):
         for label in item.labels:
-            for part, category in categories(store.kind, label.worth).items():
+            for part, category in categories(labels.kind, label.worth).items():
                 found[item.id, *part][label.annotator] = category
     return found
 
 
-def export(store: Store, form: str, *, each: bool = False) -> str:
+def export(labels: Labels, form: str, *, each: bool = False) -> str:
     """The text of the file.  each: a row for each person's label; else one for what most, or the mean, say."""
     if form not in FORMS:
         raise GroError(f"--as {form!r} is not one of {', '.join(FORMS)}{nearest(form, FORMS)}")
     if form == "csv":
-        return _csv(store.kind, labelled(store))
+        return _csv(labels.kind, labelled(labels))
     if form == "label-studio":
-        tasks = [_task(store.kind, item) for item in labelled(store)]
+        tasks = [_task(labels.kind, item) for item in labelled(labels)]
         return json.dumps(tasks, ensure_ascii=False, indent=1) + "\n"
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(store, form, each=each))
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(labels, form, each=each))
 
 
-def rows(store: Store, form: str, *, each: bool = False) -> Iterator[dict[str, Any]]:
+def rows(labels: Labels, form: str, *, each: bool = False) -> Iterator[dict[str, Any]]:
     """The rows of a form that is read for training; see `export`."""
     make = {"preference": _preferences, "ranking": _ranking, "rewarded": _rewarded, "unpaired": _unpaired}[form]
-    for item in labelled(store):
+    for item in labelled(labels):
         for said in [[label] for label in item.labels] if each else [item.labels]:
             one = replace(item, labels=said)
-            for made in make(store.kind, one):
+            for made in make(labels.kind, one):
                 if row := _readable(made):
                     yield row | _origin(one, each)
 

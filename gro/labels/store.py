@@ -14,14 +14,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gro.errors import GroError
-from gro.labels.answers import KINDS, Kind, checked, is_skip
+from gro.labels.answers import KINDS, checked, is_skip
 from gro.labels.items import Item, digest
+from gro.labels.reading import Labels
 
 VERSION = 1
 _PATIENCE = 10.0
@@ -89,7 +90,7 @@ class Sent:
     seconds: float | None = None
 
 
-class Store:
+class Store(Labels):
     """One file of labels, usable from several threads and several processes."""
 
     def __init__(self, path: str | Path, kind: str = "pairs", *, per_item: int = 1, seed: int = 0) -> None:
@@ -133,11 +134,6 @@ class Store:
         if known["kind"] != self.kind.name:
             raise GroError(f"{self.path} holds labels of the kind {known['kind']!r}, not {self.kind.name!r}")
         db.execute(USED)
-
-    def close(self) -> None:
-        """Closes the file."""
-        with self._lock:
-            self._db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -282,19 +278,3 @@ class Store:
             " AND item NOT IN (SELECT item FROM used)"
         )
         return self.read(query, (annotator,))[0][0]
-
-    def read(self, query: str, parameters: Any = ()) -> list[Any]:
-        """Rows, for what shows and exports."""
-        with self._lock:
-            return self._db.execute(query, parameters).fetchall()
-
-
-def kind_of(path: str | Path) -> Kind:
-    """The kind of labels in a file; a `GroError` where it is not one."""
-    if not Path(path).is_file():
-        raise GroError(f"{path}: there is no such file of labels")
-    try:
-        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as db:
-            return KINDS[json.loads(db.execute("SELECT value FROM meta WHERE key = 'kind'").fetchone()[0])]
-    except (sqlite3.Error, TypeError, ValueError, KeyError) as e:
-        raise GroError(f"{path} is not a file of labels") from e

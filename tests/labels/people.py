@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gro.labels.store import Sent, Store, kind_of
+from gro.labels.reading import kind_of
+from gro.labels.store import Sent, Store
 from gro.raters.human import RATINGS
 
 Rule = Callable[[list[str]], Any]

@@ -12,7 +12,8 @@ import pytest
 
 from gro.errors import GroError
 from gro.labels.items import Item
-from gro.labels.store import Store, kind_of
+from gro.labels.reading import kind_of
+from gro.labels.store import Store
 from gro.labels.used import use
 from gro.raters.human import RATINGS
 from gro.runs import Run

@@ -14,7 +14,8 @@ import pytest
 from gro.errors import GroError
 from gro.labels.answers import KINDS, checked, worths
 from gro.labels.items import Item, digest
-from gro.labels.store import Conflict, NotSaved, Store, kind_of
+from gro.labels.reading import kind_of
+from gro.labels.store import Conflict, NotSaved, Store
 from gro.web.label.rows import read_items
 from web.labelling import items, prefer, say, sent, stored
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gro.errors import GroError
 from gro.labels.answers import kind_named
-from gro.labels.store import Store, kind_of
+from gro.labels.reading import kind_of
+from gro.labels.store import Store
 from gro.web.label.pages import routes
 from gro.web.label.rows import read_items
 from gro.web.label.waiting import WaitingRun
