@@ -1,0 +1,77 @@
+"""A file of labels as it is, also where it cannot be changed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gro.errors import GroError
+from gro.labels.answers import KINDS, Kind
+
+
+class Labels:
+    """What was labelled, for what shows, exports and learns.  Changes nothing in the file.
+
+    >>> with Labels("labels.db") as labels:
+    ...     export(labels, "preference")
+    """
+
+    kind: Kind
+    """What was asked."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises GroError where it is no file of labels."""
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        if not self.path.is_file():
+            raise GroError(f"{path}: there is no such file of labels")
+        try:
+            self._db, kind = _reading(self.path)
+            self.kind = KINDS[json.loads(kind)]
+        except (sqlite3.Error, TypeError, ValueError, KeyError) as e:
+            raise GroError(f"{path} is not a file of labels") from e
+
+    def read(self, query: str, parameters: Any = ()) -> list[Any]:
+        """Rows of the tables."""
+        with self._lock:
+            return self._db.execute(query, parameters).fetchall()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Labels:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def kind_of(path: str | Path) -> Kind:
+    """The kind of labels in a file; a `GroError` where it is not one."""
+    with Labels(path) as labels:
+        return labels.kind
+
+
+def _reading(path: Path) -> tuple[sqlite3.Connection, str]:
+    """A connection that cannot write, and the kind of the labels.
+
+    SQLite wants to make its index of the log beside the file; without a log it can do without.
+    """
+    log = path.with_name(path.name + "-wal")
+    for mode in ("mode=ro", "mode=ro&immutable=1"):
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=10, check_same_thread=False)
+        try:
+            return db, db.execute("SELECT value FROM meta WHERE key = 'kind'").fetchone()[0]
+        except BaseException as error:
+            db.close()
+            if not isinstance(error, sqlite3.OperationalError) or log.exists():
+                raise
+    raise sqlite3.DatabaseError(f"{path} has no table that says what was asked")
