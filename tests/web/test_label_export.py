@@ -247,7 +247,7 @@ def test_the_commands(tmp_path):
     assert json.loads(printed)["chosen"] == "completion 1 of 0"
     runner.invoke(app, ["label-export", str(labels), "-o", str(output)], catch_exceptions=False)
     assert output.read_text() == printed
-    with pytest.raises(GroError, match="new.db does not exist: give a file of prompts"):
+    with pytest.raises(GroError, match=r"new\.db does not exist: give a file of prompts"):
         runner.invoke(app, ["label", "--labels", str(tmp_path / "new.db")], catch_exceptions=False)
     with pytest.raises(GroError, match="did you mean 'ranking'"):
         runner.invoke(app, ["label", "--labels", str(labels), "--kind", "rankings"], catch_exceptions=False)
