@@ -158,6 +158,15 @@ def test_what_was_not_finite_is_a_gap(page: Any, tmp_path: Path) -> None:
         assert page.locator("#panel-reward .last").inner_text() == "step 3"
 
 
+def test_a_single_value_is_a_dot(page: Any, tmp_path: Path) -> None:
+    made(tmp_path / "run", [{"reward": 1.0, "entropy": 2.0}, {"reward": 3.0}])
+    with watched(tmp_path) as (server, _):
+        opened(page, server)
+        dot = page.locator("#panel-entropy .line circle").bounding_box()
+        assert dot["width"] > 4
+        assert page.locator("#panel-reward .line circle").count() == 0
+
+
 def test_of_very_many_runs_only_the_first_are_drawn_until_others_are_ticked(page: Any, tmp_path: Path) -> None:
     for number in range(42):
         rewards(tmp_path / f"run-{number:02}", float(number))

@@ -43,14 +43,15 @@ export function picture(frame, paint, marks, cursor) {
 }
 
 function lineOf({ panel, big, x, y }, line, { colour, dash }) {
-  const lone = line.steps.length === 1, points = lone || (panel.x !== STEP && line.steps.length < 200);
+  const lone = line.steps.length === 1;
+  const points = lone || (panel.x !== STEP && line.steps.length < 200 && line.source >= 0);
   const dot = (at, i) => line.values[i] === null ? null
     : svg("circle", { cx: x(at), cy: y(line.values[i]), r: lone || big ? 2.4 : 1.3 });
   return svg("g", { class: `line ${colour}`, "data-label": line.label },
     line.low ? svg("path", { class: "band", d: area(line.steps, line.low, line.high, x, y) }) : null,
     line.raw ? svg("path", { class: "raw", d: path(line.steps, line.raw, x, y) }) : null,
     svg("path", { class: "curve", d: path(line.steps, line.values, x, y), "stroke-dasharray": dash }),
-    points && line.source >= 0 ? line.steps.map(dot) : null);
+    points ? line.steps.map(dot) : null);
 }
 
 function axes({ panel, x, y, width, floor, left, right, low, high }) {
