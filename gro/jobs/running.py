@@ -138,7 +138,7 @@ def forget_state(config: Config) -> None:
 
 
 def _recipe_says(path: Path) -> str | None:
-    """Where its recipe wants it, which is the same of runs that a run has made inside it; None where there is no run."""
+    """Where its recipe wants it, the same for runs that a run has made inside it; None where there is no run."""
     try:
         with RunReader(path) as run:
             return str(run.config["run"])
