@@ -144,6 +144,8 @@ class Watching:
         return [self._run(name).known for name in names]
 
     def _run(self, name: str) -> Watched:
+        if name not in self.board.runs:  # a run may be younger than the last look, and the server, too
+            self.board.refresh()
         watched = self.board.runs.get(name)
         if watched is None:
             raise HTTPException(404, f"no run that is watched is named {name!r}")
