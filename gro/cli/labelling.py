@@ -28,10 +28,10 @@ def label(
     name: Annotated[str, typer.Option(help="Who labels; else the page asks.")] = "",
     per_item: Annotated[int, typer.Option(help="How many people label each item.", min=1)] = 1,
     model: Annotated[str | None, typer.Option(help="Label fresh samples of this model: DATA has the prompts.")] = None,
-    n: Annotated[int, typer.Option("-n", help="Samples per prompt.", min=2, max=9)] = 2,
+    n: Annotated[int | None, typer.Option("-n", help="Samples per prompt; else 2.", min=2, max=9)] = None,
     limit: Annotated[int | None, typer.Option(help="Most prompts to sample for.", min=1)] = None,
-    temperature: Annotated[float, typer.Option(help="Of the samples.", min=0.01)] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Of the samples.", min=1)] = 256,
+    temperature: Annotated[float | None, typer.Option(help="Of the samples; else 1.", min=0.01)] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Of the samples; else 256.", min=1)] = None,
     reward_model: Annotated[
         Path | None, typer.Option(help="Ask first where this reward model is least certain.")
     ] = None,

@@ -85,6 +85,8 @@ def test_what_a_run_has_used_is_done(tmp_path):
         ({"labels": Path("mine.db")}, "--labels: .* is a run, whose recipe says what is asked"),
         ({"kind": "pairs"}, "--kind: "),
         ({"per_item": 3}, "--per-item: "),
+        ({"seed": 1}, "--seed: "),
+        ({"n": 4}, "-n: "),
         ({"reward_model": Path("judge")}, "--reward-model: "),
     ],
 )

@@ -73,6 +73,8 @@ def test_errors_of_the_other_process_are_ours(tmp_path):
         material._elsewhere("nothing")
     with pytest.raises(GroError, match="needs prompts"):
         prepare(Asked(data=None, labels=tmp_path / "l.db", model="m"))
+    with pytest.raises(GroError, match="--temperature: it is of fresh samples"):
+        prepare(Asked(data=tmp_path / "a.jsonl", labels=tmp_path / "l.db", temperature=0.5))
     assert not (tmp_path / "l.db").exists()
 
 

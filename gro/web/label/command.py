@@ -28,14 +28,21 @@ class Asked:
     name: str = ""
     per_item: int = 1
     model: str | None = None
-    n: int = 2
+    n: int | None = None
     limit: int | None = None
-    temperature: float = 1.0
-    max_new_tokens: int = 256
+    temperature: float | None = None
+    max_new_tokens: int | None = None
     reward_model: Path | None = None
     port: int = 0
     seed: int = 0
     browser: bool = True
+
+    @property
+    def of_samples(self) -> list[str]:
+        """The options that were given and say how a model is sampled from."""
+        said = {"-n": self.n, "--limit": self.limit}
+        said |= {"--temperature": self.temperature, "--max-new-tokens": self.max_new_tokens}
+        return [option for option, value in said.items() if value is not None]
 
 
 def run_label(asked: Asked) -> None:
@@ -53,7 +60,8 @@ def run_label(asked: Asked) -> None:
 def _of_run(run: WaitingRun, asked: Asked) -> Store:
     given = {"--labels": asked.labels != LABELS, "--kind": asked.kind, "--per-item": asked.per_item != 1}
     given |= {"--model": asked.model, "--reward-model": asked.reward_model}
-    if wrong := [option for option, value in given.items() if value]:
+    given |= {"--seed": asked.seed}
+    if wrong := [*(option for option, value in given.items() if value), *asked.of_samples]:
         raise GroError(f"{wrong[0]}: {run.path} is a run, whose recipe says what is asked, and of how many")
     return run.store()
 
@@ -61,6 +69,8 @@ def _of_run(run: WaitingRun, asked: Asked) -> Store:
 def prepare(asked: Asked) -> Store:
     """The store, with everything in it that is to be labelled."""
     kind = kind_named(asked.kind or (kind_of(asked.labels).name if asked.labels.exists() else "pairs"))
+    if asked.model is None and asked.of_samples:
+        raise GroError(f"{asked.of_samples[0]}: it is of fresh samples: name the --model that gives them")
     if asked.data is None and asked.model is not None:
         raise GroError("--model needs prompts")
     if asked.data is None and not asked.labels.exists():

@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 def sampled(asked: Asked) -> Path:
     """Samples n answers to each prompt of the file into `….samples.jsonl` beside the labels, and returns that."""
     output = asked.labels.with_suffix(".samples.jsonl")
-    print(f"sampling {asked.n} answers to each prompt of {asked.data} from {asked.model}")
+    n = asked.n or 2
+    print(f"sampling {n} answers to each prompt of {asked.data} from {asked.model}")
     _elsewhere(
         "samples",
         model=asked.model,
         data=str(asked.data),
-        n=asked.n,
+        n=n,
         limit=asked.limit,
-        temperature=asked.temperature,
-        max_new_tokens=asked.max_new_tokens,
+        temperature=asked.temperature or 1.0,
+        max_new_tokens=asked.max_new_tokens or 256,
         seed=asked.seed,
         output=str(output),
     )
