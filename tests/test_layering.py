@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1] / "gro"
 LAYERS = [
-    {"errors", "schema", "types"},
+    {"errors", "read_only", "schema", "types"},
     {"signatures"},
     {"objective"},
     {"algorithms"},

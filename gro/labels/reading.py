@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gro import read_only
 from gro.errors import GroError
 from gro.labels.answers import KINDS, Kind
 
@@ -30,8 +31,8 @@ class Labels:
         if not self.path.is_file():
             raise GroError(f"{path}: there is no such file of labels")
         try:
-            self._db, kind = _reading(self.path)
-            self.kind = KINDS[json.loads(kind)]
+            self._db, row = read_only.connect(self.path, "SELECT value FROM meta WHERE key = 'kind'")
+            self.kind = KINDS[json.loads(row[0])]
         except (sqlite3.Error, TypeError, ValueError, KeyError) as e:
             raise GroError(f"{path} is not a file of labels") from e
 
@@ -58,20 +59,3 @@ def kind_of(path: str | Path) -> Kind:
     """The kind of labels in a file; a `GroError` where it is not one."""
     with Labels(path) as labels:
         return labels.kind
-
-
-def _reading(path: Path) -> tuple[sqlite3.Connection, str]:
-    """A connection that cannot write, and the kind of the labels.
-
-    SQLite wants to make its index of the log beside the file; without a log it can do without.
-    """
-    log = path.with_name(path.name + "-wal")
-    for mode in ("mode=ro", "mode=ro&immutable=1"):
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=10, check_same_thread=False)
-        try:
-            return db, db.execute("SELECT value FROM meta WHERE key = 'kind'").fetchone()[0]
-        except BaseException as error:
-            db.close()
-            if not isinstance(error, sqlite3.OperationalError) or log.exists():
-                raise
-    raise sqlite3.DatabaseError(f"{path} has no table that says what was asked")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gro import read_only
 from gro.errors import GroError
 from gro.runs import files
 from gro.runs.plain import encodable, plain
@@ -202,21 +203,11 @@ def _connect_writing(path: Path) -> sqlite3.Connection:
 
 
 def connect_reading(path: Path) -> sqlite3.Connection:
-    """A read-only connection, also where the directory itself cannot be written (an archive, another user's run)."""
-    mode = "ro"
-    while True:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=10, check_same_thread=False)
-        try:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            break
-        except sqlite3.DatabaseError as error:
-            connection.close()
-            # SQLite wants to create its index of the WAL beside the file; without a WAL it can do without.
-            wal = path.with_name(path.name + "-wal")
-            if mode == "ro" and isinstance(error, sqlite3.OperationalError) and not wal.exists():
-                mode = "ro&immutable=1"
-                continue
-            raise GroError(f"cannot read {path}: {error}") from error
+    """A read-only connection; GroError where this version cannot read what is there."""
+    try:
+        connection, (version,) = read_only.connect(path, "PRAGMA user_version")
+    except sqlite3.DatabaseError as error:
+        raise GroError(f"cannot read {path}: {error}") from error
     if version != SCHEMA_VERSION:
         connection.close()
         if version == 0:

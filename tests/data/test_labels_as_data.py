@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,24 @@ def test_what_is_no_file_of_labels_is_named(tmp_path):
     labelled(tmp_path / "empty.db", {"x": "tie"})
     with pytest.raises(DataError, match=r"empty.db.*no label that prefers"):
         list(read_rows(tmp_path / "empty.db"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody who may not write")
+def test_labels_are_read_where_nothing_may_be_written():
+    folder = Path("/tmp") / f"gro-labels-{os.getpid()}"
+    folder.mkdir()
+    try:
+        labelled(folder / "labels.db", {"x": 0, "y": 1})
+        assert [path.name for path in folder.iterdir()] == ["labels.db"]
+        (folder / "labels.db").chmod(0o444)
+        folder.chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setuid(65534)
+                os._exit(len(list(read_rows(folder / "labels.db"))))
+            finally:
+                os._exit(99)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    finally:
+        shutil.rmtree(folder)
