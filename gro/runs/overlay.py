@@ -25,7 +25,7 @@ def overlay(runs: Sequence[Series], members: Sequence[Group], metric: str, smoot
 
     `smoothing` is the share of the longest of the curves over which a value is averaged: 0, nothing is; the stretch of
     steps is the same for all of them, however long they are and however often they record.  Every run's curve is
-    smoothed, and the band is that of the smoothed curves.
+    smoothed, and the band is that of the smoothed curves.  Where not all of a group have the metric, the label says so.
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"the smoothing is at least 0 and below 1, found {smoothing}")
@@ -34,13 +34,14 @@ def overlay(runs: Sequence[Series], members: Sequence[Group], metric: str, smoot
     lines = []
     for source, group in enumerate(members):
         curves = [known[i] for i in group.members if i in known]
+        label = group.label if len(curves) == len(group.members) else f"{group.label}, {len(curves)} of them"
         smoothed = [(steps, smooth(values, max(1.0, stretch / _spacing(steps)))) for steps, values in curves]
         if len(curves) > 1:
             steps, mean, low, high = mean_and_band(smoothed)
-            lines.append(Line(group.label, source, steps, mean, None, low, high))
+            lines.append(Line(label, source, steps, mean, None, low, high))
         elif curves:
             (steps, values), (_, shown) = curves[0], smoothed[0]
-            lines.append(Line(group.label, source, steps, shown, values if stretch > _spacing(steps) else None))
+            lines.append(Line(label, source, steps, shown, values if stretch > _spacing(steps) else None))
     return lines
 
 

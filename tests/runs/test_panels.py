@@ -78,6 +78,14 @@ def test_where_only_some_runs_have_a_value_there_is_their_mean_without_a_band() 
     assert np.isnan(low).all()  # nobody knows how sure one run is
 
 
+def test_a_line_says_where_not_all_of_its_group_have_the_metric() -> None:
+    both, one = {1: 1.0, 2: 2.0}, {1: 3.0}
+    runs = [seeded(0, reward=both, kl=one), seeded(1, reward=both, kl=one), seeded(2, reward=both)]
+    found = panels(runs)
+    assert [line.label for line in panel(found, "reward").lines] == ["grpo (3 seeds)"]
+    assert [line.label for line in panel(found, "kl").lines] == ["grpo (3 seeds), 2 of them"]
+
+
 def test_quantiles_of_students_t() -> None:
     """By integrating its density: the probability of being below the quantile is 0.975."""
     for freedom in (*range(1, 60), 100, 1000):
@@ -218,7 +226,7 @@ def test_the_panels_of_several_runs_have_one_metric_and_what_is_held_out_apart()
     assert line.low is not None
     assert [(line.label, line.source) for line in panel(found, "loss").lines] == [("dpo", 1)]
     assert [(one.label, one.low) for one in panel(found, "loss:held_out").lines] == [
-        ("grpo (2 seeds)", None),
+        ("grpo (2 seeds), 1 of them", None),
         ("dpo", None),
     ]
     apart = panel(panels(runs, smooth=0, by_seed=False), "reward")
