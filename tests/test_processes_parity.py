@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,42 @@ def test_several_do_what_one_does(name: str, base: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("sft", "ppo", "bfloat16")])
 def test_every_job_on_several_processes(name: str, base: Path) -> None:
     check_parity(PARITY[name], base)
+
+
+def _last_bits() -> Callable[[], None]:
+    """In a process before it begins: gradients of a trust region are changed in their last bits."""
+
+    def change() -> None:
+        from gro.training import trust_region
+
+        real, noise = trust_region.conjugate_gradient, torch.Generator().manual_seed(0)
+
+        def perturbed(product: Any, g_P: torch.Tensor, steps: int) -> Any:
+            return real(product, g_P * (1 + 2e-16 * torch.randn(len(g_P), generator=noise, dtype=g_P.dtype)), steps)
+
+        trust_region.conjugate_gradient = perturbed
+
+    return change
+
+
+@pytest.mark.slow
+@pytest.mark.fault("X5")
+def test_the_drift_of_a_trust_region_is_rounding(base: Path) -> None:
+    """A gradient that is changed in its last bits on one process departs as two processes do; prints by how much."""
+    case = replace(PARITY["trpo"], keys=PARITY["trpo"].keys | {"training": {"steps": 4}})
+    folder = base.parent / "drift"
+    folder.mkdir()
+    path = case.recipe(base, folder)
+    double, norms = f"model={{path: {base}/sft, dtype: float64}}", {}
+    for name, size, before in (("one", 1, None), ("bits", 1, _last_bits()), ("two", 2, None)):
+        command = [case.command, str(path), f"run={folder / name}", double]
+        finished(size, command, folder, name=name, agent=False, before=before)
+        norms[name] = [v for (_, metric, _), v in sorted(_metrics(folder / name).items()) if metric == "grad_norm"]
+    bits, two = ([abs(a / b - 1) for a, b in zip(norms[k], norms["one"], strict=True)] for k in ("bits", "two"))
+    for step, (own, others) in enumerate(zip(bits, two, strict=True), 1):
+        print(f"step {step}: {own:.1e} changed in its last bits, {others:.1e} on two processes")
+    assert bits[0] == two[0] == 0
+    assert 0 < bits[1] < 1e-10
+    for own, others in zip(bits[1:], two[1:], strict=True):
+        assert 0.1 < own / others < 10
+    assert bits[3] > 1e5 * bits[1]

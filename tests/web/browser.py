@@ -108,6 +108,16 @@ def until(page: Any, told: str, argument: Any = None) -> Any:
     return found
 
 
+def all_named(page: Any) -> None:
+    """Everything that can be reached or is a landmark says what it is."""
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll('button, input, select, section, [tabindex], [role=listbox], [role=region]')]
+        .filter(e => !(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length))
+        .map(e => e.outerHTML)"""
+    )
+    assert unnamed == []
+
+
 def fits(page: Any, width: int, scheme: str) -> None:
     """Nothing is wider than the window, and ink and paper are those of the scheme."""
     assert page.evaluate("document.documentElement.scrollWidth") <= width

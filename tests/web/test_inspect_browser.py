@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models
 from gro.runs import Run
 from gro.runs.records import FACTORS, RolloutRecord, factor
 from gro.web.inspect.routes import Inspecting
-from web.browser import fits, strict_page, until
+from web.browser import all_named, fits, strict_page, until
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -225,11 +225,7 @@ def test_without_a_mouse(page: Any, server: Served) -> None:
     assert page.evaluate("document.activeElement.id") == "beside-1"
     page.focus("#step")
     press(page, "ArrowLeft", step=2)
-    unnamed = page.evaluate(
-        """[...document.querySelectorAll('button, input, select, [role=listbox], [role=region]')].filter(e =>
-        !(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length)).map(e => e.outerHTML)"""
-    )
-    assert unnamed == []
+    all_named(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

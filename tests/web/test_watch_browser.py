@@ -14,7 +14,7 @@ from serving import Served
 from watched_runs import config, made, rewards, sample, soon, watched
 
 from gro.runs import Run
-from web.browser import LONG, fits, strict_page, until
+from web.browser import LONG, all_named, fits, strict_page, until
 from web.injections import injections
 
 pytestmark = pytest.mark.timeout(600)
@@ -405,11 +405,7 @@ def test_without_a_mouse(page: Any, server: Served) -> None:
     until(page, "document.querySelector('#run-0').getAttribute('aria-checked') === 'false'")
     settled(page)
     assert page.evaluate("document.activeElement.id") == "run-0"
-    unnamed = page.evaluate(
-        """[...document.querySelectorAll('button, input, select, [tabindex], section')].filter(e =>
-        !(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length)).map(e => e.outerHTML)"""
-    )
-    assert unnamed == []
+    all_named(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
