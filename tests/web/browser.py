@@ -108,6 +108,20 @@ def until(page: Any, told: str, argument: Any = None) -> Any:
     return found
 
 
+def box(page: Any, what: str) -> dict[str, float]:
+    """Where the first such element is, in pixels of the window.
+
+    Looked up and measured at once: playwright does these one after the other, and finds nothing where the page has
+    drawn the element anew in between.
+    """
+    return until(
+        page,
+        """what => { const { x, y, width, height } = document.querySelector(what)?.getBoundingClientRect() ?? {};
+        return x === undefined ? null : { x, y, width, height }; }""",
+        what,
+    )
+
+
 def all_named(page: Any) -> None:
     """Everything that can be reached or is a landmark says what it is."""
     unnamed = page.evaluate(

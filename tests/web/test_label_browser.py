@@ -13,7 +13,7 @@ import pytest
 
 from gro.labels.items import Item
 from gro.labels.store import Store
-from web.browser import LONG, strict_page, until
+from web.browser import LONG, box, strict_page, until
 from web.injections import RUN, injections
 from web.labelling import site, stored
 
@@ -191,9 +191,9 @@ def test_the_marked_one_is_in_sight(browser, tmp_path):
     store.add([Item("p", [f"{i}\n\n" + "line\n\n" * 6 for i in range(5)])])
     with opened(browser, store) as page:
         for i in range(5):
-            box, bar = page.locator(".completion.current").bounding_box(), page.locator(".bar").bounding_box()
-            assert box["y"] >= 0
-            assert box["y"] + box["height"] <= bar["y"]
+            current = box(page, ".completion.current")
+            assert current["y"] >= 0
+            assert current["y"] + current["height"] <= box(page, ".bar")["y"]
             assert page.locator(".completion").nth(i).get_attribute("class") == "card completion current"
             page.keyboard.press("3")
         page.wait_for_selector("#send:enabled")
@@ -219,8 +219,8 @@ def test_two_tabs_and_two_clicks_are_one_label(browser, tmp_path):
 def test_a_second_click_and_a_held_key_do_not_answer_what_came_up_meanwhile(browser, tmp_path):
     store = stored(tmp_path, n=4)
     with opened(browser, store) as page:
-        box = page.locator("#left").bounding_box()
-        there = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        left = box(page, "#left")
+        there = left["x"] + left["width"] / 2, left["y"] + left["height"] / 2
         page.mouse.click(*there)
         settled(page, store, 1)
         page.mouse.down(click_count=2)  # the next item is there already

@@ -14,7 +14,7 @@ from serving import Served
 from watched_runs import config, made, rewards, sample, soon, watched
 
 from gro.runs import Run
-from web.browser import LONG, all_named, fits, strict_page, until
+from web.browser import LONG, all_named, box, fits, strict_page, until
 from web.injections import injections
 
 pytestmark = pytest.mark.timeout(600)
@@ -87,8 +87,12 @@ def titles(page: Any) -> list[str]:
 
 def told(page: Any, key: str = "reward") -> dict[str, str]:
     """The legend of a panel: label and value."""
-    rows = page.locator(f'[id="panel-{key}"] .key li').all()
-    return {row.locator(".name").inner_text(): row.locator(".value").inner_text() for row in rows}
+    rows = page.evaluate(
+        """key => [...document.querySelectorAll(`[id="panel-${key}"] .key li`)].map(
+        row => [row.querySelector('.name').innerText, row.querySelector('.value').innerText])""",
+        key,
+    )
+    return dict(rows)
 
 
 def view(page: Any) -> str:
@@ -162,8 +166,7 @@ def test_a_single_value_is_a_dot(page: Any, tmp_path: Path) -> None:
     made(tmp_path / "run", [{"reward": 1.0, "entropy": 2.0}, {"reward": 3.0}])
     with watched(tmp_path) as (server, _):
         opened(page, server)
-        dot = page.locator("#panel-entropy .line circle").bounding_box()
-        assert dot["width"] > 4
+        assert box(page, "#panel-entropy .line circle")["width"] > 4
         assert page.locator("#panel-reward .line circle").count() == 0
 
 
@@ -244,8 +247,8 @@ def test_the_crosshair_says_the_numbers_by_keyboard_and_by_mouse(page: Any, serv
     page.keyboard.press("Escape")
     assert page.locator("#panel-reward .last").inner_text() == "reward"
     drawn = curves(page, "loss")["rloo"]
-    box = page.locator("[id=plot-loss]").bounding_box()
-    page.mouse.move(box["x"] + drawn[6][0] + 2, box["y"] + 60)
+    plot = box(page, "[id=plot-loss]")
+    page.mouse.move(plot["x"] + drawn[6][0] + 2, plot["y"] + 60)
     assert page.locator("#panel-loss .last").inner_text() == "step 7"
     assert set(told(page, "loss").values()) == {"0.1429"}
     page.mouse.move(1, 1)
@@ -254,12 +257,12 @@ def test_the_crosshair_says_the_numbers_by_keyboard_and_by_mouse(page: Any, serv
 
 def test_a_panel_is_enlarged_and_small_again(page: Any, server: Served) -> None:
     opened(page, server)
-    small = page.locator("#panel-kl").bounding_box()["width"]
+    small = box(page, "#panel-kl")["width"]
     page.focus("[id=plot-kl]")
     page.keyboard.press("Enter")
     until(page, "document.querySelector('#panel-kl').classList.contains('big')")
     assert view(page) == "#big=kl"
-    assert page.locator("#panel-kl").bounding_box()["width"] > 2 * small
+    assert box(page, "#panel-kl")["width"] > 2 * small
     assert page.evaluate("document.activeElement.id") == "plot-kl"
     until(page, "Number(document.querySelector('#panel-kl svg').getAttribute('width')) > 700")
     page.keyboard.press("Escape")
@@ -448,6 +451,19 @@ def test_curves_grow_while_a_run_goes_on(page: Any, tmp_path: Path) -> None:
         assert page.locator(".runs .name").all_inner_texts() == ["first", "second"]
 
 
+def test_a_panel_that_says_the_same_is_not_drawn_again(page: Any, tmp_path: Path) -> None:
+    with watched(tmp_path) as (server, _), Run.open(tmp_path / "run", config()) as run:
+        for step in (1, 2):
+            run.record(step, {"reward": float(step), "entropy": 2.0})
+        opened(page, server)
+        until(page, POINTS, 2)
+        page.evaluate("for (const svg of document.querySelectorAll('.drawing svg')) svg.setAttribute('data-old', '')")
+        run.record(3, {"reward": 3.0})
+        until(page, POINTS, 3)
+        old = "[...document.querySelectorAll('.drawing svg[data-old]')].map(svg => svg.closest('.panel').id)"
+        assert page.evaluate(old) == ["panel-entropy"]
+
+
 def test_a_hidden_page_asks_for_nothing(page: Any, tmp_path: Path) -> None:
     rewards(tmp_path / "run", 1.0, 2.0)
     hide = """hidden => {
@@ -516,8 +532,7 @@ def test_texts_that_want_to_be_code_stay_texts(page: Any, tmp_path: Path) -> Non
         assert {f"set.{text}" for text in plain if "." not in text} <= shown
         assert set(plain) & set(page.locator(".panel .title").all_text_contents())
         assert set(plain) & set(page.locator(".alarms p").all_text_contents())
-        options = page.locator("#sample-prompt option").all()
-        for value in [option.get_attribute("value") for option in options[::20]]:
+        for value in page.evaluate("[...document.querySelectorAll('#sample-prompt option')].map(e => e.value)")[::20]:
             page.select_option("#sample-prompt", value)
             until(page, "value => new URLSearchParams(location.hash.slice(1)).get('prompt') === value", value)
         image = "<img src=x onerror=window.ran=1>"

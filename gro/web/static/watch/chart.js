@@ -1,6 +1,7 @@
 // One panel: lines with bands, what was recorded behind what is smoothed, marks, and a crosshair that says the values.
 //
-// The element stays while its panel changes, so that focus and crosshair stay.  `look` tells what the page knows:
+// The element stays while its panel changes, so that focus and crosshair stay; what has not changed is not drawn again.
+// `look` tells what the page knows:
 //   paint(panel, line, index) -> {colour, dash}   of a line
 //   marks() -> [{step, level}]                    vertical lines, where the horizontal axis is the step
 //   say(text)                                     reads something out
@@ -23,13 +24,16 @@ export function chart(key, look) {
   const legend = el("ul", { class: "key" });
   const element = el("section", { class: "card panel", id: `panel-${key}` },
     el("div", { class: "row spread" }, title, last), plot, legend);
-  const state = { panel: null, big: false, at: null, frame: null, cursor: null };
+  const state = { panel: null, big: false, at: null, frame: null, cursor: null, drawn: "" };
 
   const shown = () => `${state.panel.x} ${number(state.at)}`;
   const paint = (line, index) => look.paint(state.panel, line, index);
 
   function update(panel, big) {
     Object.assign(state, { panel, big });
+    const wanted = JSON.stringify([panel, big, look.marks(), panel.lines.map(paint)]);
+    if (wanted === state.drawn) return;
+    state.drawn = wanted;
     element.classList.toggle("big", big);
     replace(title, panel.title);
     title.setAttribute("aria-expanded", big ? "true" : "false");
