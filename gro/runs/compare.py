@@ -15,6 +15,7 @@ import numpy as np
 
 from gro.errors import GroError
 from gro.runs import files, pages
+from gro.runs.axes import AXES, STEP, without_axis
 from gro.runs.differences import differences
 from gro.runs.lines import FRONTIER, Line
 from gro.runs.overlay import grouped
@@ -76,9 +77,9 @@ class Comparison:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
-    def panels(self, smooth: float = DEFAULT_SMOOTHING, *, every: bool = False) -> list[Panel]:
-        """What is drawn of them."""
-        return panels(self.runs, smooth=smooth, by_seed=self.by_seed, every=every)
+    def panels(self, smooth: float = DEFAULT_SMOOTHING, *, every: bool = False, x: str = STEP) -> list[Panel]:
+        """What is drawn of them, over one of step, tokens, hours."""
+        return panels(self.runs, smooth=smooth, by_seed=self.by_seed, every=every, x=x)
 
     @property
     def sources(self) -> list[tuple[str, tuple[int, ...]]]:
@@ -129,11 +130,14 @@ def render(compared: Comparison, drawn: Sequence[Panel]) -> str:
     looks = {i: pages.swatch(source) for source, (_, members) in enumerate(sources) for i in members}
     order = [i for _, members in sources for i in members]
     rows = differences([compared.runs[i] for i in order])
+    axis = next((panel.x for panel in drawn if panel.x in AXES), STEP)
     return fill(
         "compare.html.jinja",
         runs=[_run(compared.readers[i], compared.runs[i], looks[i]) for i in order],
         legend=[{"swatch": pages.swatch(i), "label": text(label)} for i, (label, _) in enumerate(sources)],
         panels=[figure(panel, legend=False) for panel in drawn],
+        axis=axis,
+        without_axis=[text(name) for name in without_axis(compared.runs, axis)],
         banded=any(line.low is not None for panel in drawn for line in panel.lines),
         seeds=_seeds(drawn, sources),
         frontier=any(panel.key == FRONTIER for panel in drawn),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gro.runs import files
+from gro.runs.axes import TOKENS, count
 from gro.runs.lines import FRONTIER, Line, Panel
 from gro.runs.smoothing import smooth
 from gro.runs.terminal import printable
@@ -176,6 +177,8 @@ def _draw(panel: Panel, size: tuple[float, float], title: str = "", ylabel: str 
     axes.tick_params(length=0)
     counts = all(np.array_equal(line.steps, np.floor(line.steps)) for line in panel.lines)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=counts, steps=[1, 2, 5, 10]))
+    if panel.x == TOKENS:
+        axes.xaxis.set_major_formatter(lambda value, _: count(value))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(printable(panel.x))
     axes.set_ylabel(ylabel)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from gro.runs.lines import FRONTIER, Line, Panel
-from gro.runs.overlay import DEFAULT_SMOOTHING, grouped, overlay
+from gro.runs.overlay import DEFAULT_SMOOTHING, grouped, has, overlay
 from gro.runs.series import Series
 
 REWARD, KL = "reward", "kl"
@@ -16,9 +17,11 @@ REWARD, KL = "reward", "kl"
 def frontier(runs: Sequence[Series], smooth: float = DEFAULT_SMOOTHING, *, by_seed: bool = True) -> Panel | None:
     """A line for each run or group of runs through (KL, reward) in the order of its steps, and the best of all.
 
-    Both are smoothed; a group's are means over its runs.  The steps are those that have both.  None where no run has.
+    Both are smoothed; a group's are means over those of its runs that have both, and where these are not all, its label
+    says so.  The steps are those that have both.  None where no run has.
     """
     members = grouped(runs, by_seed)
+    runs = [run if has(run, REWARD) and has(run, KL) else replace(run, metrics={}) for run in runs]
     rewards, kls = ({line.source: line for line in overlay(runs, members, name, smooth)} for name in (REWARD, KL))
     lines = []
     for source in sorted(rewards.keys() & kls.keys()):

@@ -10,7 +10,7 @@ import numpy as np
 from gro.runs.smoothing import MOST_POINTS, thin_places
 
 FRONTIER = "frontier"
-"""The key of the panel that is not over steps: its lines are paths."""
+"""The key of the panel that is not over time: its lines are paths."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,7 @@ class Line:
     source: int
     """Index of the run, or of the group of runs: its colour.  -1: of no single run; or there is one run only."""
     steps: np.ndarray
-    """int64 [P], ascending; on the frontier float64, the KL, in order of the steps."""
+    """int64 [P], ascending; over tokens or hours float64; on the frontier float64, the KL, in order of the steps."""
     values: np.ndarray
     """float64 [P], smoothed; NaN where there is nothing."""
     raw: np.ndarray | None = None
@@ -55,7 +55,7 @@ class Panel:
     """The same for the same quantity of any runs: `reward`, `kl`, `frontier`, `metric:grad_norm`."""
     title: str
     x: str
-    """What the horizontal axis is."""
+    """What the horizontal axis is: one of `gro.runs.axes.AXES`, or the frontier's."""
     lines: tuple[Line, ...]
     last: str = ""
     """Of one run: the last recorded value of the first line, as text."""

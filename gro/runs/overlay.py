@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gro.runs.axes import STEP, along
 from gro.runs.lines import Line
 from gro.runs.seeds import Group, groups, mean_and_band
 from gro.runs.series import Series
@@ -20,12 +21,15 @@ def grouped(runs: Sequence[Series], by_seed: bool) -> list[Group]:
     return groups(runs) if by_seed else [Group(run.name, (i,)) for i, run in enumerate(runs)]
 
 
-def overlay(runs: Sequence[Series], members: Sequence[Group], metric: str, smoothing: float) -> list[Line]:
+def overlay(
+    runs: Sequence[Series], members: Sequence[Group], metric: str, smoothing: float, axis: str = STEP
+) -> list[Line]:
     """A line for each group in which some run has the metric; of several runs their mean with its confidence band.
 
     `smoothing` is the share of the longest of the curves over which a value is averaged: 0, nothing is; the stretch of
     steps is the same for all of them, however long they are and however often they record.  Every run's curve is
     smoothed, and the band is that of the smoothed curves.  Where not all of a group have the metric, the label says so.
+    Means are taken step by step and placed on the axis, which all runs have, afterwards.
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"the smoothing is at least 0 and below 1, found {smoothing}")
@@ -34,14 +38,16 @@ def overlay(runs: Sequence[Series], members: Sequence[Group], metric: str, smoot
     lines = []
     for source, group in enumerate(members):
         curves = [known[i] for i in group.members if i in known]
+        there = [runs[i] for i in group.members if i in known]
         label = group.label if len(curves) == len(group.members) else f"{group.label}, {len(curves)} of them"
         smoothed = [(steps, smooth(values, max(1.0, stretch / _spacing(steps)))) for steps, values in curves]
         if len(curves) > 1:
             steps, mean, low, high = mean_and_band(smoothed)
-            lines.append(Line(label, source, steps, mean, None, low, high))
+            lines.append(Line(label, source, along(steps, there, axis), mean, None, low, high))
         elif curves:
             (steps, values), (_, shown) = curves[0], smoothed[0]
-            lines.append(Line(label, source, steps, shown, values if stretch > _spacing(steps) else None))
+            at = along(steps, there, axis)
+            lines.append(Line(label, source, at, shown, values if stretch > _spacing(steps) else None))
     return lines
 
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from gro.runs.axes import AXES, STEP, has_axis
 from gro.runs.differences import Row, differences
 from gro.runs.frontier import frontier
 from gro.runs.lines import Line, Panel
@@ -19,6 +20,7 @@ from gro.runs.series import Series
 from gro.runs.terminal import number, printable
 
 __all__ = [
+    "AXES",
     "DEFAULT_SMOOTHING",
     "Group",
     "Line",
@@ -31,12 +33,16 @@ __all__ = [
     "panels",
 ]
 
-STEP = "step"
 _HELD_OUT = "eval"  # how names of metrics begin that are measured on held-out data
 
 
 def panels(
-    runs: Sequence[Series], *, smooth: float = DEFAULT_SMOOTHING, by_seed: bool = True, every: bool = False
+    runs: Sequence[Series],
+    *,
+    smooth: float = DEFAULT_SMOOTHING,
+    by_seed: bool = True,
+    every: bool = False,
+    x: str = STEP,
 ) -> list[Panel]:
     """What is to be drawn of these runs.
 
@@ -45,31 +51,37 @@ def panels(
     line with a band, unless `by_seed` is false.
     `smooth`: the share of the curve over which values are averaged, from 0, as recorded, to below 1.
     `every`: with a panel for each metric that has none.
+    `x`: over what, one of `AXES`; curves of a run that does not record it are left out.
     """
     if not 0 <= smooth < 1:
         raise ValueError(f"smooth is at least 0 and below 1, found {smooth}")
-    made = list(_of_one(runs[0], smooth, every) if len(runs) == 1 else _of_several(runs, smooth, by_seed, every))
+    if x not in AXES:
+        raise ValueError(f"x is one of {', '.join(AXES)}, found {x!r}")
+    placed = [run if has_axis(run, x) else replace(run, metrics={}) for run in runs]
+    made = list(
+        _of_one(placed[0], smooth, every, x) if len(runs) == 1 else _of_several(placed, smooth, by_seed, every, x)
+    )
     against = frontier(runs, smooth, by_seed=by_seed)
     if against is not None:
-        place = next(i for i, panel in enumerate(made) if panel.key == "kl")
-        made.insert(place + 1, against)
+        place = next((i + 1 for i, panel in enumerate(made) if panel.key == "kl"), len(made))
+        made.insert(place, against)
     return made
 
 
-def _of_one(run: Series, smooth: float, every: bool) -> Iterator[Panel]:
+def _of_one(run: Series, smooth: float, every: bool, x: str) -> Iterator[Panel]:
     members, there = grouped([run], False), _drawable([run])
     rows = list(_rows(there))
     drawn = {name for _, _, names in rows for name in names}
     rows += [(*_alone(name), [name]) for name in there if every and name not in drawn]
     for key, title, names in rows:
         labels = _without_common_start([printable(name) for name in names])
-        found = [line for name in names for line in overlay([run], members, name, smooth)]
+        found = [line for name in names for line in overlay([run], members, name, smooth, x)]
         lines = tuple(replace(line, label=label, source=-1) for line, label in zip(found, labels, strict=True))
         values = run.metrics[names[0]][1]
-        yield Panel(key, title, STEP, lines, number(float(values[np.isfinite(values)][-1])))
+        yield Panel(key, title, x, lines, number(float(values[np.isfinite(values)][-1])))
 
 
-def _of_several(runs: Sequence[Series], smooth: float, by_seed: bool, every: bool) -> Iterator[Panel]:
+def _of_several(runs: Sequence[Series], smooth: float, by_seed: bool, every: bool, x: str) -> Iterator[Panel]:
     members, there = grouped(runs, by_seed), _drawable(runs)
     chosen: dict[str, tuple[str, str]] = {}  # metric → key and title
     for key, title, names in _rows(there):
@@ -84,7 +96,7 @@ def _of_several(runs: Sequence[Series], smooth: float, by_seed: bool, every: boo
     if every:
         chosen |= {name: _alone(name) for name in there if name not in chosen}
     for metric, (key, title) in chosen.items():
-        yield Panel(key, title, STEP, tuple(overlay(runs, members, metric, smooth)), metric=printable(metric))
+        yield Panel(key, title, x, tuple(overlay(runs, members, metric, smooth, x)), metric=printable(metric))
 
 
 def _drawable(runs: Sequence[Series]) -> dict[str, int]:

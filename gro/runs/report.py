@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gro.runs import files, pages
+from gro.runs.axes import STEP
 from gro.runs.pages import figure, fill, plain_value, text
 from gro.runs.panels import DEFAULT_SMOOTHING, Panel, Series, panels
 from gro.runs.reader import RunReader
@@ -32,16 +33,18 @@ def write_report(
     *,
     smooth: float = DEFAULT_SMOOTHING,
     every: bool = False,
+    x: str = STEP,
 ) -> Path:
     """Write the page for a run, by default as report.html in its directory; the path of the page.
 
     `smooth`: the share of a curve over which values are averaged.  `every`: with a curve of every metric.
+    `x`: over what they are, one of step, tokens, hours.
     Uses of the summary given to `Run.finish`: `algorithm` (name), `formula` (text), `before` and `after` (name →
     number), `samples` (rows of name → text, number or bool); anything else is shown as a fact.
     Raises GroError where there is no run to read, DiskError where the page cannot be written.
     """
     with RunReader(run_dir) as run:
-        return write_page(run, panels([Series.read(run, run.path.name)], smooth=smooth, every=every), path)
+        return write_page(run, panels([Series.read(run, run.path.name)], smooth=smooth, every=every, x=x), path)
 
 
 def write_page(run: RunReader, drawn: Sequence[Panel], path: str | Path | None = None) -> Path:
