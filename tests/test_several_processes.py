@@ -541,6 +541,21 @@ def test_a_failure_that_cannot_be_written(job: Callable[[Case], Job], pause: Pat
     known.continued(run)
 
 
+@pytest.mark.fault("R1")
+def test_failed_rewards_are_counted_over_all_processes(job: Callable[[Case], Job], pause: Path) -> None:
+    """A reward fails on all that the second process judges, which is half of the step."""
+    known = job(BROKEN)
+    pause.touch()
+    run = known.folder / "half"
+    with known.ranks(run, "reward_failure_stop_share=0.49") as ranks:
+        ended = ranks.finish()
+    said = [_errors(one) for one in ended]
+    assert said[0] == said[1], ranks.said()
+    assert re.match(r"error: step 3: reward 'broken' failed on (\d+) of \d+ completions \(50%;", said[0][-1])
+    assert [one.code for one in ended if one is not None] == [2, 2]
+    finished(2, known.command(run, "reward_failure_stop_share=0.5"), known.folder, name="half")
+
+
 @pytest.mark.fault("X4")
 def test_another_number_of_processes(job: Callable[[Case], Job]) -> None:
     """Refused with both numbers, or as the recipe allows it, and then said."""

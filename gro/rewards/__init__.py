@@ -6,10 +6,11 @@ call by name.
 
 from gro.rewards.batch import Trouble
 from gro.rewards.combine import Normalised
+from gro.rewards.failures import Failure, Tally, refuse_failures
 from gro.rewards.functions import TrainerState, reward
 from gro.rewards.pool import Pool
 from gro.rewards.registry import named
-from gro.rewards.rewards import Failure, Rewards, reward_metrics
+from gro.rewards.rewards import Rewards, reward_metrics
 from gro.rewards.spec import RewardSpec
 
 __all__ = [
@@ -18,9 +19,11 @@ __all__ = [
     "Pool",
     "RewardSpec",
     "Rewards",
+    "Tally",
     "TrainerState",
     "Trouble",
     "named",
+    "refuse_failures",
     "reward",
     "reward_metrics",
 ]

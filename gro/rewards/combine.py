@@ -12,11 +12,12 @@ https://arxiv.org/abs/2601.05242; `normalize_then_sum` in TRL).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from gro.errors import GroError
+from gro.rewards.failures import Tally, refuse_failures
 from gro.rewards.spec import RewardSpec
 
 if TYPE_CHECKING:  # only types: the rewards themselves never need torch
@@ -37,8 +38,8 @@ class Scored(Protocol):
 
     specs: tuple[RewardSpec, ...]
 
-    def score(self, groups: Sequence[Group], *, step: int = 0) -> list[Group]:
-        """The same groups with rewards."""
+    def score(self, groups: Sequence[Group], *, step: int = 0, tell: Callable[[Tally], object] = ...) -> list[Group]:
+        """The same groups with rewards; `tell` is given how many failed."""
         ...
 
 
@@ -77,12 +78,14 @@ class Normalised:
         """how: each reward, then their sum; or the sum of the rewards."""
         self._rewards, self._how = rewards, how
 
-    def score(self, groups: Sequence[Group], *, step: int = 0) -> list[Group]:
+    def score(
+        self, groups: Sequence[Group], *, step: int = 0, tell: Callable[[Tally], object] = refuse_failures
+    ) -> list[Group]:
         """The same groups with normalised rewards on every completion that had none.
 
-        Raises GroError for a group of one: its answer can only be compared with itself.
+        Raises GroError for a group of one: its answer can only be compared with itself.  tell: see `Rewards.score`.
         """
-        scored = self._rewards.score(groups, step=step)
+        scored = self._rewards.score(groups, step=step, tell=tell)
         return [self._normalised(before, after) for before, after in zip(groups, scored, strict=True)]
 
     def _normalised(self, before: Group, after: Group) -> Group:

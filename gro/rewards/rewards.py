@@ -15,8 +15,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from gro.errors import GroError
-from gro.rewards.batch import Batch, Kind, Trouble
+from gro.rewards.batch import Batch, Trouble
 from gro.rewards.combine import weighted_sum
+from gro.rewards.failures import Failure, Tally, refuse_failures
 from gro.rewards.functions import TrainerState
 from gro.rewards.pool import MEMORY_LIMIT, Pool
 from gro.rewards.ranges import ScoreRange
@@ -30,25 +31,6 @@ _NOT_COLUMNS = frozenset(
     ("prompt", "prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
 )
 """Columns of the data that a reward receives under another name, or whose name is taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A completion that a reward could not score, with what is needed to see why."""
-
-    reward: str
-    kind: Kind
-    message: str
-    step: int
-    prompt_key: int
-    """Identity of the prompt in its source."""
-    sample: int
-    """Which completion of its group."""
-    prompt: str
-    completion: str
-    traceback: str = ""
-    output: str = ""
-    """The end of what the reward printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +153,14 @@ class Rewards:
         known = {name: getattr(pool, "range", None) for name, pool in self._pools.items()}
         return {name: scores for name, scores in known.items() if scores is not None}
 
-    def score(self, groups: Sequence[Group], *, step: int = 0) -> list[Group]:
+    def score(
+        self, groups: Sequence[Group], *, step: int = 0, tell: Callable[[Tally], object] = refuse_failures
+    ) -> list[Group]:
         """The same groups with `reward` and `rewards` set on every completion of role sample that has no reward yet.
 
         The reward is the weighted sum of the parts that apply; None if one of them failed or none applies.
-        Raises GroError if a reward fails on more than `failure_stop_share` of them.
+        Raises GroError if a reward fails on more than `failure_stop_share` of them; where they are only a part of the
+        step's completions, `tell` is given what is known of this part, to judge the whole.
         """
         samples = list(self._pending(groups))
         self.failures, self.logged_metrics, self.logged_extra = [], {}, {}
@@ -202,9 +187,11 @@ class Rewards:
         for name, batch in batches.items():
             self._note_failures(name, batch, groups, samples, step)
             self._note_logged(batch, samples)
-        self._stop_if_too_many(len(samples))
+        tally = Tally(len(samples), tuple(self.failures), self._stop_share)
+        tell(tally)
         for name, batch in batches.items():
-            self._check(name, batch, columns, state)
+            if name not in tally.too_many:
+                self._check(name, batch, columns, state)
         return _with_rewards(groups, samples, batches, self.specs)
 
     def close(self) -> None:
@@ -256,18 +243,6 @@ class Rewards:
         self.logged_metrics |= {name: statistics.fmean(values) for name, values in batch.metrics.items()}
         for column, by_row in batch.extra.items():
             self.logged_extra[column] = {(samples[r].group, samples[r].at): value for r, value in by_row.items()}
-
-    def _stop_if_too_many(self, asked: int) -> None:
-        for name, failed in Counter(failure.reward for failure in self.failures).items():
-            if failed / asked <= self._stop_share:
-                continue
-            first = next(failure for failure in self.failures if failure.reward == name)
-            raise GroError(
-                f"reward {name!r} failed on {failed} of {asked} completions ({failed / asked:.0%}; the run stops above "
-                f"{self._stop_share:.0%}). The first: {first.message}\n"
-                f"  prompt:     {_short(first.prompt)}\n  completion: {_short(first.completion)}\n"
-                + "\n".join(text.rstrip() for text in (first.traceback, first.output) if text)
-            )
 
     def _check(self, name: str, batch: Batch, columns: Mapping[str, Sequence[Any]], state: TrainerState) -> None:
         pool = self._pools[name]
@@ -360,7 +335,3 @@ def _as_text(prompt: Any) -> str:
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else text[:120] + " … " + text[-60:]

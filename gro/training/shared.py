@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from gro.engines.base import Engine, Progress, Sampling
 from gro.errors import GroError
+from gro.rewards import Tally, refuse_failures
 from gro.training.processes import Processes
 from gro.training.rollouts import Scorer
 from gro.types import Completion, Group, Prompt
@@ -51,25 +52,35 @@ class SharedEngine:
         self._engine.close()
 
 
-class SharedScorer:
-    """Rewards in each process: each judges its part of the groups."""
+class Telling(Protocol):
+    """Rewards that can leave it to others to judge how many of them failed."""
 
-    def __init__(self, rewards: Scorer, processes: Processes) -> None:
+    def score(
+        self, groups: Sequence[Group], *, step: int = 0, tell: Callable[[Tally], object] = ...
+    ) -> list[Group]: ...
+
+
+class SharedScorer:
+    """Rewards in each process: each judges its part of the groups.  Whether too many failed is asked of the whole."""
+
+    def __init__(self, rewards: Telling, processes: Processes) -> None:
         self._rewards, self._processes = rewards, processes
 
     def score(self, groups: Sequence[Group], *, step: int = 0) -> list[Group]:
         """See `Scorer.score`."""
         mine = self._processes.share(groups)
+        told: list[Tally] = []
 
         def judge() -> list[list[tuple[float | None, dict[str, float | None]]]]:
-            scored = self._rewards.score(mine, step=step) if mine else []
+            scored = self._rewards.score(mine, step=step, tell=told.append) if mine else []
             return [[(c.reward, dict(c.rewards)) for c in group.completions] for group in scored]
 
-        pairs = zip(groups, _together(self._processes, judge), strict=True)
-        return [_rewarded(group, given) for group, given in pairs]
+        everything = _together(self._processes, judge)
+        refuse_failures(*self._processes.join(told))
+        return [_rewarded(group, given) for group, given in zip(groups, everything, strict=True)]
 
 
-def shared(rewards: Scorer, processes: Processes) -> Scorer:
+def shared(rewards: Telling, processes: Processes) -> Scorer:
     """The rewards as all processes give them together."""
     return rewards if processes.size == 1 else SharedScorer(rewards, processes)
 

@@ -30,7 +30,7 @@ class Table:
     def __init__(self, *groups: Sequence[tuple[float | None, float | None]], failed: Sequence[int] = ()) -> None:
         self._parts, self._failed = groups, failed
 
-    def score(self, groups: Sequence[Group], *, step: int = 0) -> list[Group]:
+    def score(self, groups: Sequence[Group], *, step: int = 0, tell: Any = None) -> list[Group]:
         scored = []
         for group, rows in zip(groups, self._parts, strict=True):
             completions = []

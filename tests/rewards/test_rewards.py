@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gro.errors import GroError
-from gro.rewards import Failure, Rewards, RewardSpec, reward_metrics
+from gro.rewards import Failure, Rewards, RewardSpec, Tally, refuse_failures, reward_metrics
 from gro.types import Completion, Group, Prompt
 
 HOSTILE = str(Path(__file__).with_name("hostile.py"))
@@ -169,6 +169,20 @@ def test_too_many_failures_stop_with_the_first_traceback() -> None:
         assert [c.reward for c in rewards.score(groups)[0].completions] == [1.0, None, None, 1.0, None]
     with Rewards([f"{HOSTILE}:whole"], decode, failure_stop_share=0.0) as rewards, pytest.raises(GroError):
         rewards.score([group("p", "a", "b", "c", "ZeroDivisionError")])
+
+
+def test_parts_of_a_step_are_judged_together() -> None:
+    """One of two parts fails on 2 of 3, which is 2 of 6; the other's failure comes second."""
+    told: list[Tally] = []
+    with Rewards([f"{HOSTILE}:whole"], decode, failure_stop_share=0.4) as rewards:
+        rewards.score([group("p", "a", "b", "c")], tell=told.append)
+        scored = rewards.score([group("q", "ZeroDivisionError", "a", "ZeroDivisionError")], tell=told.append)
+    assert [c.reward for c in scored[0].completions] == [None, 1.0, None]
+    assert [tally.too_many for tally in told] == [{}, {"whole": 2}]
+    refuse_failures(*told)
+    refuse_failures()
+    with pytest.raises(GroError, match=r"'whole' failed on 4 of 9 completions \(44%; .* above 40%\)"):
+        refuse_failures(*told, told[1])
 
 
 @pytest.mark.fault("R3")
