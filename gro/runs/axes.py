@@ -21,6 +21,11 @@ def has_axis(run: Series, axis: str) -> bool:
     return axis == STEP or (found is not None and bool(np.isfinite(found[1]).any()))
 
 
+def places(steps: Sequence[int] | np.ndarray, run: Series, axis: str) -> np.ndarray:
+    """Where these steps of a run that has the axis lie on it; later ones than it has recorded lie at its end."""
+    return np.asarray(steps, np.float64) if axis == STEP else np.interp(steps, *_known(run, axis))
+
+
 def along(steps: np.ndarray, runs: Sequence[Series], axis: str) -> np.ndarray:
     """Where these steps lie on the axis; of several runs, which all have it, at their mean.
 
@@ -28,8 +33,8 @@ def along(steps: np.ndarray, runs: Sequence[Series], axis: str) -> np.ndarray:
     """
     if axis == STEP:
         return steps
-    places = np.stack([np.interp(steps, *_known(run, axis), right=np.nan) for run in runs])
-    moves = np.diff(places, axis=1, prepend=0.0)
+    each = np.stack([np.interp(steps, *_known(run, axis), right=np.nan) for run in runs])
+    moves = np.diff(each, axis=1, prepend=0.0)
     there = np.isfinite(moves)
     moved = np.where(there, moves, 0.0).sum(0) / np.maximum(there.sum(0), 1)
     return moved.cumsum()

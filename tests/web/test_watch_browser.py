@@ -43,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def numbers(seed: int, step: int) -> dict[str, float]:
     """Metrics that differ from run to run."""
     zigzag = (-1) ** step * (1 + seed)
-    return {"reward": step + zigzag, "kl": step / 10 + seed, "loss": 1 / step, "odd/one": float(seed)}
+    found = {"reward": step + zigzag, "kl": step / 10 + seed, "loss": 1 / step, "odd/one": float(seed)}
+    return found | ({"num_tokens": 1000.0 * step**2 * (1 + seed)} if seed < 9 else {})
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +304,43 @@ def test_alarms_are_marked_where_they_happened(page: Any, server: Served) -> Non
     counts(page, ".mark", 0)
 
 
+def test_curves_over_tokens(page: Any, server: Served) -> None:
+    """By keyboard, in the address, with marks at their places; steps far apart in tokens are far apart in pixels."""
+    opened(page, server, "#smooth=0")
+    steps, values = curves(page)["grpo (3 seeds)"], told(page)
+    page.focus("#x")
+    page.keyboard.press("ArrowDown")
+    until(page, "document.querySelector('#panel-reward .curve')?.closest('.panel').textContent.includes('tokens')")
+    settled(page)
+    assert "x=tokens" in view(page)
+    says(page, "#none", "Not drawn, since they do not record their tokens: rloo.")
+    drawn = curves(page)
+    assert list(drawn) == ["grpo (3 seeds)"]
+    line = drawn["grpo (3 seeds)"]
+    scale = (line[-1][0] - line[0][0]) / (STEPS**2 - 1)
+    for step, (x, _) in enumerate(line, 1):  # at 2000 step², the mean of the seeds
+        assert x == pytest.approx(line[0][0] + (step**2 - 1) * scale, abs=0.3)
+    assert len(line) == len(steps)
+    assert told(page)["grpo (3 seeds)"] == values["grpo (3 seeds)"]
+    counts(page, "#panel-reward .mark", 1)  # of the second seed at step 5, 50,000 tokens: where the mean is, too
+    mark = page.locator("#panel-reward .mark").get_attribute("x1")
+    assert float(mark) == pytest.approx(line[4][0], abs=0.3)
+    assert page.locator("#panel-frontier .line").count() == 3  # over its own axis, with all runs
+    page.focus("[id=plot-reward]")
+    page.keyboard.press("End")
+    assert page.locator("#panel-reward .last").inner_text() == "tokens 288k"
+    page.reload()
+    settled(page)
+    assert page.locator("#x").input_value() == "tokens"
+    assert curves(page) == drawn
+    page.evaluate("location.hash = '#x=miles&smooth=0'")
+    counts(page, "#panel-reward .line", 2)
+    assert page.locator("#x").input_value() == "step"
+    page.select_option("#x", "hours")
+    says(page, "#none", "Not drawn, since they do not record their hours: grpo-0, grpo-1, grpo-2, rloo.")
+    assert titles(page) == ["Reward against KL"]
+
+
 def test_samples_over_time(page: Any, server: Served) -> None:
     opened(page, server)
     page.wait_for_selector(".samples li")
@@ -399,7 +437,7 @@ def test_without_a_mouse(page: Any, server: Served) -> None:
         if here == "BODY":
             break
         reached.append(here)
-    wanted = ["all-runs", "run-0", "run-3", "find", "smooth", "seeds", "every", "title-reward",
+    wanted = ["all-runs", "run-0", "run-3", "find", "smooth", "x", "seeds", "every", "title-reward",
               "plot-reward", "title-frontier", "plot-frontier", "sample-run", "sample-prompt", "sample-before",
               "sample-step"]  # fmt: skip
     assert [name for name in reached if name in wanted] == wanted

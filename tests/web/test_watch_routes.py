@@ -90,6 +90,29 @@ def test_panels_are_the_numbers_of_the_runs(server: Served) -> None:
     assert frontier["lines"][0]["values"] == pytest.approx([2.0, 3.0, 4.0])
 
 
+def test_curves_over_tokens_and_the_places_of_alarms(tmp_path: Path) -> None:
+    for seed, tokens in ((1, 100.0), (2, 300.0)):
+        steps = [{"reward": float(step), "num_tokens": tokens * step, "step_time": 900.0} for step in (1, 2, 3)]
+        made(tmp_path / f"s{seed}", steps, seed=seed, finished=seed == 1)
+    with Run.open(tmp_path / "s2", config(seed=2)) as run:
+        run.event("warning", "second", step=2)
+        run.event("error", "no step")
+    rewards(tmp_path / "without", 1.0, 2.0, algorithm="rloo")
+    with watched(tmp_path) as (server, _):
+        told(server, "runs")
+        every = "run=s1&run=s2&run=without&smooth=0"
+        found = {x: told(server, f"panels?{every}&x={x}") for x in ("step", "tokens", "hours")}
+        lines = {x: found[x]["panels"][0]["lines"] for x in found}
+        assert [[line["steps"] for line in lines[x]] for x in lines] == [
+            [[1, 2, 3], [1, 2]], [[200, 400, 600]], [[0.25, 0.5, 0.75]],
+        ]  # fmt: skip
+        assert [found[x]["without"] for x in found] == [[], ["without"], ["without"]]
+        assert [found[x]["panels"][0]["x"] for x in found] == [found[x]["x"] for x in found] == list(found)
+        alarms = {a["message"]: a["at"] for a in told(server, f"alarms?{every}")["alarms"]}
+        assert alarms["second"] == {"step": 2, "tokens": 600, "hours": 0.5}
+        assert alarms["no step"] == {}
+
+
 def test_what_is_chosen_changes_the_panels_and_not_the_colours(server: Served) -> None:
     each = told(server, "panels?run=c&run=b&run=a&smooth=0&seeds=0")
     assert each["sources"] == [["c"], ["b"], ["a"]]
@@ -179,6 +202,7 @@ REFUSED = [
     ("panels?run=a&smooth=x", 400, "smooth is a number, found 'x'"),
     ("panels?run=a&seeds=2", 400, "seeds is 0 or 1, found '2'"),
     ("panels?run=a&every=", 400, "every is 0 or 1, found ''"),
+    ("panels?run=a&x=miles", 400, "x is one of step, tokens, hours, found 'miles'"),
     ("prompts", 404, "no run that is watched is named ''"),
     ("samples?run=d&prompt=x&step=1", 404, "no completions of that prompt at step 1"),
     ("samples?run=d&prompt=x&step=-1", 400, "step is a whole number"),

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from gro.errors import GroError
 from gro.runs import RunReader
+from gro.runs.axes import AXES, STEP, has_axis, places, without_axis
 from gro.runs.overlay import grouped
 from gro.runs.panels import DEFAULT_SMOOTHING, Panel, Series, differences, panels
 from gro.web.app import page
@@ -83,24 +84,28 @@ class Watching:
 
     def _panels(self, request: Request) -> Response:
         """`sources` are the runs of each line's source; `colours` the place of each run among all that are watched, so
-        that a line keeps its colour whatever else is chosen."""
+        that a line keeps its colour whatever else is chosen; `without` the runs that cannot be drawn over `x`."""
         chosen, smooth = self._chosen(request), _number(request, "smooth", DEFAULT_SMOOTHING)
         by_seed, every = _flag(request, "seeds", True), _flag(request, "every", False)
-        big = request.query_params.get("big", "")
+        big, x = request.query_params.get("big", ""), request.query_params.get("x", STEP)
+        if x not in AXES:
+            raise HTTPException(400, f"x is one of {', '.join(AXES)}, found {x!r}")
         if not 0 <= smooth < 1:
             raise HTTPException(400, f"smooth is at least 0 and below 1, found {smooth}")
         everyone = self.board.known().values()
         read = sum(one.status != "unread" for one in everyone)  # the others have no settings yet, so no group
-        asked = (tuple((one.series.name, one.version) for one in chosen), read, smooth, by_seed, every, big)
+        asked = (tuple((one.series.name, one.version) for one in chosen), read, smooth, by_seed, every, big, x)
         with self._guard:
             answer = self._answers.get(asked)
         if answer is None:
             series = [one.series for one in chosen]
-            made = panels(series, smooth=smooth, by_seed=by_seed, every=every) if series else []
+            made = panels(series, smooth=smooth, by_seed=by_seed, every=every, x=x) if series else []
             told = {
                 "panels": [_plain(panel, MOST_POINTS if panel.key == big else POINTS) for panel in made],
                 "sources": [[series[i].name for i in group.members] for group in grouped(series, by_seed)],
                 "colours": _colours([one.series for one in everyone], by_seed),
+                "x": x,
+                "without": without_axis(series, x),
             }
             answer = json.dumps(told, allow_nan=False).encode()
             with self._guard:
@@ -110,8 +115,8 @@ class Watching:
         return Response(answer, media_type="application/json")
 
     def _alarms(self, request: Request) -> Response:
-        """Of the chosen runs, newest first."""
-        found = [{"run": one.series.name, **alarm} for one in self._chosen(request) for alarm in one.alarms]
+        """Of the chosen runs, newest first; `at` is where each lies on every axis."""
+        found = [alarm for one in self._chosen(request) for alarm in _placed(one)]
         found.sort(key=lambda alarm: alarm["time"], reverse=True)
         return JSONResponse({"alarms": found[:_MOST_ALARMS], "more": max(0, len(found) - _MOST_ALARMS)})
 
@@ -159,6 +164,15 @@ class Watching:
                 yield reader
         except sqlite3.Error as error:
             raise GroError(f"cannot read {watched.path}: {error}") from error
+
+
+def _placed(known: Known) -> Iterator[dict[str, Any]]:
+    """The alarms of a run with their places."""
+    steps = [alarm["step"] or 0 for alarm in known.alarms]
+    found = {axis: places(steps, known.series, axis).tolist() for axis in AXES if has_axis(known.series, axis)}
+    for i, alarm in enumerate(known.alarms):
+        at = {} if alarm["step"] is None else {axis: one[i] for axis, one in found.items()}
+        yield {"run": known.series.name, **alarm, "at": at}
 
 
 def _plain(panel: Panel, most: int) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 // The element stays while its panel changes, so that focus and crosshair stay; what has not changed is not drawn again.
 // `look` tells what the page knows:
 //   paint(panel, line, index) -> {colour, dash}   of a line
-//   marks() -> [{step, level}]                    vertical lines, where the horizontal axis is the step
+//   marks() -> [{at: {axis: place}, level}]       vertical lines, on the axes on which they have a place
 //   say(text)                                     reads something out
 //   enlarge(key)                                  was asked for by click or Enter
 
 import { el, replace, svg } from "../base.js";
 import { crosshair, frameOf, picture, swatch, valueOf } from "./picture.js";
-import { nearest, number } from "./scale.js";
+import { nearest, place } from "./scale.js";
 
 const FALLBACK = 380; // pixels, as long as a panel has no width
 const resized = new ResizeObserver((entries) => {
@@ -26,11 +26,12 @@ export function chart(key, look) {
     el("div", { class: "row spread" }, title, last), plot, legend);
   const state = { panel: null, big: false, at: null, frame: null, cursor: null, drawn: "" };
 
-  const shown = () => `${state.panel.x} ${number(state.at)}`;
+  const shown = () => `${state.panel.x} ${place(state.panel.x, state.at)}`;
   const paint = (line, index) => look.paint(state.panel, line, index);
 
   function update(panel, big) {
-    Object.assign(state, { panel, big });
+    const at = panel.x === state.panel?.x ? state.at : null; // a place on another axis is none
+    Object.assign(state, { panel, big, at });
     const wanted = JSON.stringify([panel, big, look.marks(), panel.lines.map(paint)]);
     if (wanted === state.drawn) return;
     state.drawn = wanted;
@@ -47,7 +48,7 @@ export function chart(key, look) {
     state.frame = frameOf(panel, plot.clientWidth || FALLBACK, big);
     state.cursor = svg("g", { class: "cursor" });
     replace(drawing, state.frame ? picture(state.frame, paint, look.marks(), state.cursor) : el("p", { class: "faint" }, "nothing to draw"));
-    move(state.at);
+    move(state.frame && state.at);
   }
 
   // Puts the crosshair at a value of the horizontal axis; null takes it away.
@@ -58,7 +59,7 @@ export function chart(key, look) {
     replace(legend, state.panel.lines.map((line, index) => {
       const { colour, dash } = paint(line, index);
       return el("li", {}, swatch(colour, dash), el("span", { class: "name" }, line.label || state.panel.title),
-        el("span", { class: "value" }, valueOf(line, at)));
+        el("span", { class: "value" }, valueOf(state.frame, line, at)));
     }));
   }
 
@@ -76,7 +77,7 @@ export function chart(key, look) {
       const { stops: all } = state.frame;
       const here = state.at === null ? (moves[event.key] > 0 ? -1 : all.length) : nearest(all, state.at);
       move(all[Math.max(0, Math.min(all.length - 1, here + moves[event.key]))]);
-      const said = state.panel.lines.slice(0, 12).map((line) => `${line.label || state.panel.title} ${valueOf(line, state.at)}`);
+      const said = state.panel.lines.slice(0, 12).map((line) => `${line.label || state.panel.title} ${valueOf(state.frame, line, state.at)}`);
       look.say(`${shown()}: ${said.join("; ")}`);
     }
   }

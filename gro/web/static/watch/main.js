@@ -5,7 +5,7 @@ import { chart } from "./chart.js";
 import { alarmList, runList, settings } from "./lists.js";
 import { live } from "./live.js";
 import { sampler } from "./samples.js";
-import { address, fromAddress, isOn, MANY, switched } from "./view.js";
+import { address, AXES, fromAddress, isOn, MANY, switched } from "./view.js";
 
 const COLOURS = 6, DASHES = [null, "7 3", "2 3", "9 3 2 3"];
 const PAUSE = 1000; // from one answer to the next question, where nobody has touched anything
@@ -14,7 +14,7 @@ const parts = {
   runs: place("runs", "Runs"), alarms: place("alarms", "Alarms"), samples: place("samples", "Samples over time"),
   settings: place("settings", "Settings"), panels: el("div", { id: "panels" }),
 };
-const data = { runs: [], smooth: 0, panels: [], sources: [], colours: {}, alarms: [] };
+const data = { runs: [], smooth: 0, panels: [], sources: [], colours: {}, without: [], alarms: [] };
 const charts = new Map();
 let view, samples;
 
@@ -41,7 +41,7 @@ const chosen = (asked = view) => drawn(asked).map((run) => run.name);
 
 function query(asked = view) {
   const told = new URLSearchParams(drawn(asked).filter((run) => run.status !== "unread").map((run) => ["run", run.name]));
-  const flags = { smooth: asked.smooth, seeds: Number(asked.seeds), every: Number(asked.every), big: asked.big };
+  const flags = { smooth: asked.smooth, seeds: Number(asked.seeds), every: Number(asked.every), x: asked.x, big: asked.big };
   for (const [name, value] of Object.entries(flags)) told.set(name, value);
   return told.toString();
 }
@@ -112,8 +112,11 @@ function paint(panel, line, index) {
 
 function marks() {
   const on = new Set(chosen()), found = new Map();
-  for (const { run, step, level } of data.alarms) if (on.has(run) && step !== null && found.get(step) !== "error") found.set(step, level);
-  return [...found].map(([step, level]) => ({ step, level }));
+  for (const { run, at, level } of data.alarms) {
+    const where = JSON.stringify(at);
+    if (on.has(run) && found.get(where)?.level !== "error") found.set(where, { at, level });
+  }
+  return [...found.values()];
 }
 
 const look = { paint, marks, say, enlarge: (key) => enlarge(view.big === key ? "" : key) };
@@ -140,8 +143,9 @@ function drawPanels() {
     if (parts.panels.children[index] !== element) parts.panels.insertBefore(element, parts.panels.children[index] ?? null);
     update(panel, view.big === panel.key);
   });
+  const without = data.without.length ? `Not drawn, since they do not record their ${data.x}: ${data.without.join(", ")}.` : "";
   const why = !data.runs.length ? `No run yet in ${data.paths.join(", ")}. What appears there is shown.`
-    : !drawn().length ? "No run is chosen." : !data.panels.length ? "Nothing is recorded yet." : there.length ? "" : "No panel has that in its name.";
+    : !drawn().length ? "No run is chosen." : !data.panels.length ? without || "Nothing is recorded yet." : there.length ? without : "No panel has that in its name.";
   replace(parts.none, why);
 }
 
@@ -171,6 +175,7 @@ function controls() {
   if (Number(control.smooth.value) !== percent) control.smooth.value = String(percent);
   control.smooth.setAttribute("aria-valuetext", percent ? `${percent} % of the curve` : "none");
   replace(control.told, percent ? `${percent} %` : "none");
+  control.x.value = view.x;
   for (const name of ["seeds", "every"]) control[name].setAttribute("aria-checked", view[name] ? "true" : "false");
 }
 
@@ -183,6 +188,8 @@ function layout() {
     smooth: el("input", { id: "smooth", type: "range", min: "0", max: "60", step: "1", title: "Share of the curve over which values are averaged",
       oninput: (event) => go({ smooth: Number(event.target.value) / 100 }, { quiet: true }) }),
     told: el("output", { for: "smooth" }),
+    x: el("select", { id: "x", title: "hours: of training, without evaluation and pauses", onchange: (event) => go({ x: event.target.value }) },
+      AXES.map((name) => el("option", { value: name }, name))),
     seeds: box("seeds", "Average over seeds"), every: box("every", "All metrics"),
   });
   parts.state = el("p", { id: "state", role: "status" });
@@ -194,7 +201,8 @@ function layout() {
     el("div", { class: "columns" },
       el("div", { class: "side" }, parts.runs, parts.alarms, help()),
       el("div", { class: "centre" },
-        el("div", { class: "row controls" }, control.find, el("label", { class: "row", for: "smooth" }, "Smoothing", control.smooth, control.told), control.seeds, control.every),
+        el("div", { class: "row controls" }, control.find, el("label", { class: "row", for: "smooth" }, "Smoothing", control.smooth, control.told),
+          el("label", { class: "row", for: "x" }, "Over", control.x), control.seeds, control.every),
         parts.none, parts.panels, parts.samples, parts.settings)),
     parts.said,
   );

@@ -3,11 +3,11 @@
 // paint(line, index) -> {colour, dash} of a line, wherever it is asked for.
 
 import { svg } from "../base.js";
-import { area, nearest, number, padded, path, range, ticks } from "./scale.js";
+import { area, nearest, number, padded, path, place, range, ticks } from "./scale.js";
 
 const LEFT = 54, RIGHT = 8, TOP = 6, LINE = 16;
 const HEIGHT = 168, BIG = 380;
-const STEP = "step";
+const STEP = "step", FRONTIER = "frontier";
 
 // Where the numbers of a panel lie in a picture of this width; null where there is nothing to draw.
 export function frameOf(panel, width, big) {
@@ -32,19 +32,19 @@ function stops(panel) {
   return [...all].sort((a, b) => a - b);
 }
 
-// marks: [{step, level}], vertical lines where the horizontal axis is the step; cursor: an element to lie on top.
+// marks: [{at, level}], vertical lines at their places on the panel's axis, of those that have one; cursor: an element to lie on top.
 export function picture(frame, paint, marks, cursor) {
   const { panel, width, height, floor, left, right, x } = frame;
-  const there = panel.x === STEP ? marks.filter(({ step }) => step >= left && step <= right) : [];
+  const there = marks.filter(({ at }) => at[panel.x] >= left && at[panel.x] <= right);
   return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
     axes(frame),
-    there.map(({ step, level }) => svg("line", { class: `mark ${level}`, x1: x(step), x2: x(step), y1: TOP, y2: floor, "data-step": step })),
+    there.map(({ at, level }) => svg("line", { class: `mark ${level}`, x1: x(at[panel.x]), x2: x(at[panel.x]), y1: TOP, y2: floor })),
     panel.lines.map((line, index) => lineOf(frame, line, paint(line, index))), cursor);
 }
 
 function lineOf({ panel, big, x, y }, line, { colour, dash }) {
   const lone = line.steps.length === 1;
-  const points = lone || (panel.x !== STEP && line.steps.length < 200 && line.source >= 0);
+  const points = lone || (panel.key === FRONTIER && line.steps.length < 200 && line.source >= 0);
   const dot = (at, i) => line.values[i] === null ? null
     : svg("circle", { cx: x(at), cy: y(line.values[i]), r: lone || big ? 2.4 : 1.3 });
   return svg("g", { class: `line ${colour}`, "data-label": line.label },
@@ -62,7 +62,7 @@ function axes({ panel, x, y, width, floor, left, right, low, high }) {
       svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) }),
       svg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, number(value)),
     ]),
-    across.map((value) => svg("text", { x: x(value), y: floor + LINE, "text-anchor": centre(value) }, number(value))),
+    across.map((value) => svg("text", { x: x(value), y: floor + LINE, "text-anchor": centre(value) }, place(panel.x, value))),
     panel.x === STEP ? null : svg("text", { x: width - RIGHT, y: floor + 2 * LINE, "text-anchor": "end" }, panel.x));
 }
 
@@ -79,11 +79,12 @@ export function crosshair({ panel, x, y, floor }, at, paint) {
 }
 
 // What stands beside a line's name: its value at the crosshair, or, where that is null, its last.
-export function valueOf(line, at) {
+// From a line that has none within a pixel, its nearest, and where that is.
+export function valueOf(frame, line, at) {
   const i = at === null ? line.values.findLastIndex((value) => value !== null) : nearest(line.steps, at);
   if (i < 0) return "–";
   const band = line.low && line.low[i] !== null ? ` ± ${number(Number(((line.high[i] - line.low[i]) / 2).toPrecision(2)))}` : "";
-  const elsewhere = at !== null && line.steps[i] !== at ? ` at ${number(line.steps[i])}` : "";
+  const elsewhere = at !== null && Math.abs(frame.x(line.steps[i]) - frame.x(at)) > 1 ? ` at ${place(frame.panel.x, line.steps[i])}` : "";
   return `${number(line.values[i])}${band}${elsewhere}`;
 }
 

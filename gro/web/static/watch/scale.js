@@ -8,6 +8,12 @@ export function number(value) {
   return size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
 }
 
+// A place on a horizontal axis.  Tokens are many.
+export function place(axis, value) {
+  const [size, unit] = axis === "tokens" ? [[1e9, "B"], [1e6, "M"], [1e3, "k"]].find(([least]) => Math.abs(value) >= least) ?? [1, ""] : [1, ""];
+  return number(value / size) + unit;
+}
+
 // About `count` round numbers from low to high: steps of 1, 2 or 5 times a power of ten.
 export function ticks(low, high, count, whole = false) {
   const rough = (high - low) / Math.max(count, 1);
