@@ -73,10 +73,10 @@ def compare(
     _check(output, pictures, form, axis)
     from gro.runs.compare import Comparison, write_comparison
 
-    with Comparison.open(runs, by_seed=by_seed) as compared:
-        _check_recorded(compared.runs, axis)
-        drawn = compared.panels(smooth, every=every, x=axis)
-        print(write_comparison(compared, output, drawn))
+    compared = Comparison.read(runs, by_seed=by_seed)
+    _check_recorded(compared.runs, axis)
+    drawn = compared.panels(smooth, every=every, x=axis)
+    print(write_comparison(compared, output, drawn))
     if pictures is not None:
         _draw(drawn, pictures, form)
 

@@ -6,8 +6,7 @@ Made from the run directories alone, also while the runs go on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,47 +34,39 @@ _HELD_OUT = ("eval_reward", "eval_gold", "eval_accuracy", "eval_loss")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Several runs, read and open.
+    """Several runs, with what they have recorded until now.
 
-    >>> with Comparison.open(["runs/grpo", "runs/seeds"]) as compared:
-    ...     page = render(compared, compared.panels())
+    >>> compared = Comparison.read(["runs/grpo", "runs/seeds"])
+    >>> page = render(compared, compared.panels())
     """
 
-    readers: Sequence[RunReader]
+    paths: Sequence[Path]
     runs: Sequence[Series]
     by_seed: bool = True
     """Whether runs that differ only in their seed are one line with a band."""
     left_out: Sequence[str] = ()
     """Why others that lie in the folders are not among them."""
-    _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @classmethod
-    def open(cls, paths: Sequence[str | Path], *, by_seed: bool = True) -> Comparison:
+    def read(cls, paths: Sequence[str | Path], *, by_seed: bool = True) -> Comparison:
         """These runs, and those that lie in these folders.
 
         Raises GroError where there are not two runs, or none of their metrics was recorded by two of them.
         """
-        with ExitStack() as stack:
-            found: dict[RunReader, Series] = {}
-            left_out = []
-            for path, named in find_runs(paths).items():
-                try:
-                    reader = stack.enter_context(RunReader(path))
-                    found[reader] = Series.read(reader, path.name)
-                except GroError as error:
-                    if named:
-                        raise
-                    left_out.append(str(error))
-            names = short_names([reader.path for reader in found])
-            runs = [replace(run, name=encodable(name)) for run, name in zip(found.values(), names, strict=True)]
-            _check(runs, left_out)
-            return cls(list(found), runs, by_seed, left_out, stack.pop_all())
-
-    def __enter__(self) -> Comparison:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._open.close()
+        found: dict[Path, Series] = {}
+        left_out = []
+        for path, named in find_runs(paths).items():
+            try:
+                with RunReader(path) as reader:  # one at a time: there may be more runs than files that can be open
+                    found[path] = Series.read(reader, path.name)
+            except GroError as error:
+                if named:
+                    raise
+                left_out.append(str(error))
+        names = short_names(list(found))
+        runs = [replace(run, name=encodable(name)) for run, name in zip(found.values(), names, strict=True)]
+        _check(runs, left_out)
+        return cls(list(found), runs, by_seed, left_out)
 
     def panels(self, smooth: float = DEFAULT_SMOOTHING, *, every: bool = False, x: str = STEP) -> list[Panel]:
         """What is drawn of them, over one of step, tokens, hours."""
@@ -130,10 +121,19 @@ def render(compared: Comparison, drawn: Sequence[Panel]) -> str:
     looks = {i: pages.swatch(source) for source, (_, members) in enumerate(sources) for i in members}
     order = [i for _, members in sources for i in members]
     rows = differences([compared.runs[i] for i in order])
+    shown, alarms = [], []
+    asked: dict[str, dict[int, int]] = {}
+    for i in order:
+        with RunReader(compared.paths[i]) as reader:
+            shown.append(_run(reader, compared.runs[i], looks[i]))
+            alarms += _alarms(reader, compared.runs[i], looks[i])
+            for (_, prompt), steps in reader.prompts().items():
+                known = asked.setdefault(prompt, {})
+                known[i] = max(known.get(i, 0), steps[-1])
     axis = next((panel.x for panel in drawn if panel.x in AXES), STEP)
     return fill(
         "compare.html.jinja",
-        runs=[_run(compared.readers[i], compared.runs[i], looks[i]) for i in order],
+        runs=shown,
         legend=[{"swatch": pages.swatch(i), "label": text(label)} for i, (label, _) in enumerate(sources)],
         panels=[figure(panel, legend=False) for panel in drawn],
         axis=axis,
@@ -142,8 +142,8 @@ def render(compared: Comparison, drawn: Sequence[Panel]) -> str:
         seeds=_seeds(drawn, sources),
         frontier=any(panel.key == FRONTIER for panel in drawn),
         differences=[{"key": text(row.key), "cells": [text(value) for value in row.values]} for row in rows],
-        shared=list(_shared_prompts(compared, order, looks)),
-        alarms=list(_alarms(compared, order, looks)),
+        shared=list(_shared_prompts(compared, asked, looks)),
+        alarms=alarms,
         left_out=[text(why) for why in compared.left_out],
     )
 
@@ -201,37 +201,33 @@ def _finite(run: Series, metric: str) -> list[float]:
 
 
 def _shared_prompts(
-    compared: Comparison, order: Sequence[int], looks: Mapping[int, Mapping[str, str]]
+    compared: Comparison, asked: Mapping[str, Mapping[int, int]], looks: Mapping[int, Mapping[str, str]]
 ) -> Iterator[dict[str, Any]]:
-    """Prompts that most of the runs have sampled, each with an answer of every run at the last step that has one."""
-    last: dict[str, dict[int, int]] = {}
-    for i in order:
-        for (_, prompt), steps in compared.readers[i].prompts().items():
-            known = last.setdefault(prompt, {})
-            known[i] = max(known.get(i, 0), steps[-1])
-    several = [(prompt, places) for prompt, places in last.items() if len(places) > 1]
+    """Prompts that most of the runs have sampled, each with an answer of every run at the last step that has one.
+
+    `asked`: of each prompt the runs and their last steps.
+    """
+    several = [(prompt, last) for prompt, last in asked.items() if len(last) > 1]
     several.sort(key=lambda found: (-len(found[1]), -min(found[1].values())))
-    for prompt, places in several[:_PROMPTS]:
-        found = [(i, step, pages.sampled(compared.readers[i], step, prompt)) for i, step in places.items()]
-        rows = [
-            pages.sample(step, record, name=text(compared.runs[i].name), swatch=looks[i])
-            for i, step, record in found
-            if record is not None
-        ]
+    for prompt, last in several[:_PROMPTS]:
+        rows = []
+        for i, step in last.items():
+            with RunReader(compared.paths[i]) as reader:
+                record = pages.sampled(reader, step, prompt)
+            if record is not None:
+                rows.append(pages.sample(step, record, name=text(compared.runs[i].name), swatch=looks[i]))
         if len(rows) > 1:
             yield {"prompt": text(prompt), "rows": rows}
 
 
-def _alarms(
-    compared: Comparison, order: Sequence[int], looks: Mapping[int, Mapping[str, str]]
-) -> Iterator[dict[str, Any]]:
-    for i in order:
-        found = [event for event in compared.readers[i].events() if event.level != "info"]
-        if found:
-            yield {
-                "name": text(compared.runs[i].name),
-                "swatch": looks[i],
-                "count": len(found),
-                "rows": [pages.event(event) for event in found[-_MOST_ALARMS:]],
-                "more": max(0, len(found) - _MOST_ALARMS),
-            }
+def _alarms(reader: RunReader, run: Series, look: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """What the page says of the run's alarms, where it has any."""
+    found = [event for event in reader.events() if event.level != "info"]
+    if found:
+        yield {
+            "name": text(run.name),
+            "swatch": look,
+            "count": len(found),
+            "rows": [pages.event(event) for event in found[-_MOST_ALARMS:]],
+            "more": max(0, len(found) - _MOST_ALARMS),
+        }

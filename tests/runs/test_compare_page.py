@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +44,8 @@ def _answer(group: int, prompt: str, completion: str, **more: Any) -> RolloutRec
 
 
 def page_of(paths: Sequence[Path], **options: Any) -> tuple[str, Page]:
-    with Comparison.open(paths, **options) as compared:
-        written = write_comparison(compared, paths[0].parent / "compare.html", compared.panels())
+    compared = Comparison.read(paths, **options)
+    written = write_comparison(compared, paths[0].parent / "compare.html", compared.panels())
     return written.read_text(), Page(written.read_text())
 
 
@@ -98,8 +101,8 @@ def test_hostile_text_is_only_text(tmp_path: Path) -> None:
                 run.record(step, {HOSTILE: 1.0, "reward": 0.5, "kl": 0.5, f"rewards/{HOSTILE}/mean": 0.5})
             run.event("error", HOSTILE, 1)
         paths.append(run.path)
-    with Comparison.open(paths) as compared:
-        text = write_comparison(compared, tmp_path / "c.html", compared.panels(every=True)).read_text()
+    compared = Comparison.read(paths)
+    text = write_comparison(compared, tmp_path / "c.html", compared.panels(every=True)).read_text()
     page = Page(text)
     assert page.tags.isdisjoint({"script", "img", "b&one"})
     assert not [name for name, _ in page.attributes if name.startswith("on")]
@@ -130,24 +133,46 @@ def test_a_run_of_another_version_is_left_out_of_a_folder_and_refused_by_name(tm
         database.execute("PRAGMA user_version = 99")
     database.close()
     (made(tmp_path / "torn", [1.0]) / "config.yaml").write_text("{")
-    with Comparison.open([tmp_path]) as compared:
-        assert [run.name for run in compared.runs] == ["a", "b"]
-        page = write_comparison(compared, tmp_path / "c.html", []).read_text()
-        assert page.count("left out: ") == 2
-        assert re.search("left out: .*later.*left out: .*torn", page, re.DOTALL)
+    compared = Comparison.read([tmp_path])
+    assert [run.name for run in compared.runs] == ["a", "b"]
+    page = write_comparison(compared, tmp_path / "c.html", []).read_text()
+    assert page.count("left out: ") == 2
+    assert re.search("left out: .*later.*left out: .*torn", page, re.DOTALL)
     with pytest.raises(GroError, match="later"):
-        Comparison.open(paths)
+        Comparison.read(paths)
+
+
+def test_more_runs_than_files_may_be_open(tmp_path: Path) -> None:
+    """A run has three open while it is read: its database, the log of that and its index."""
+    first = made(tmp_path / "runs" / "run-00", [0.25, 0.5], alarm="entropy fell")
+    for number in range(1, 40):
+        shutil.copytree(first, tmp_path / "runs" / f"run-{number:02}")
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); "
+    command = "from gro.cli import main; sys.argv[1:] = ['compare', 'runs', '--smooth', '0']; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", limited + command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "compare.html").read_text()
+    assert "40 runs compared" in text
+    assert "left out" not in text
+    assert text.count("entropy fell") == 40
 
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     one = made(tmp_path / "one", [1.0])
     with pytest.raises(GroError, match="found one only; gro report draws one run"):
-        Comparison.open([one, one])
+        Comparison.read([one, one])
     other = tmp_path / "other"
     with Run.open(other, {}) as run:
         run.record(1, {"loss": 0.5})
     with pytest.raises(GroError, match="no metric was recorded by two of these runs"):
-        Comparison.open([one, other])
+        Comparison.read([one, other])
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("pages")
     runs = [_run(folder / f"run{seed} <img src=x onerror=window.ran=1>", seed) for seed in (0, 1)]
     made = [write_report(runs[0], folder / "report.html", every=True)]
-    with Comparison.open(runs, by_seed=False) as compared:
-        made.append(write_comparison(compared, folder / "compare.html", compared.panels(every=True)))
+    compared = Comparison.read(runs, by_seed=False)
+    made.append(write_comparison(compared, folder / "compare.html", compared.panels(every=True)))
     return made
 
 
