@@ -30,7 +30,7 @@ def folder() -> Path:
 
 @cache
 def trained(name: str) -> Path:
-    """A run: sft, grpo, twice, ppo, gro, dpo, kto, lora or refreshed.
+    """A run: sft, grpo, twice, ppo, gro, dpo, kto, lora, refreshed or judge, a reward model.
 
     grpo records half of its groups, has checkpoints and restricted samples; twice makes four updates of a step.
     """
@@ -57,15 +57,16 @@ def trained(name: str) -> Path:
         data = {"path": str(write_rows(made / "labels.jsonl", labels))}
         keys = {"algorithm": name, "eval": None, "optimizer": {"learning_rate": 1e-2}, "training__steps": 2}
         _train(dpo(made, name, offline=data, prompts_per_step=16, **keys))
-    elif name == "dpo":
-        _train(dpo(made, "dpo", eval=None, optimizer={"learning_rate": 1e-2}, training__steps=2))
+    elif name in ("dpo", "judge"):
+        keys = {"algorithm": "bradley_terry"} if name == "judge" else {}
+        _train(dpo(made, name, **keys, eval=None, optimizer={"learning_rate": 1e-2}, training__steps=2))
     else:
         _train(online(made, name, algorithm=name, **common))
     return made / name
 
 
 def _train(recipe: Path) -> None:
-    done = cli("train", recipe)
+    done = cli("reward-model" if recipe.stem == "judge" else "train", recipe)
     assert done.code == 0, done.err
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from inspected_runs import records, trained
 
+from gro.objective.units import score
 from gro.runs import RunReader
 from gro.runs.records import TERMS, RolloutRecord
-from gro.web.inspect.stored import numbers, parts_of, quantities
+from gro.web.inspect.stored import numbers, parts_of, quantities, quantities_of
 
 
 def product(found: dict[str, np.ndarray]) -> np.ndarray:
@@ -32,6 +33,27 @@ def test_the_product_of_the_parts_is_the_recorded_coefficient(name: str) -> None
             assert (np.abs(product(found) - found["coefficient"]) <= 1e-6 * size).all()
             pushed += int((found["coefficient"] != 0).sum())
     assert pushed > 10
+
+
+def test_of_a_reward_model_there_is_the_score_of_an_answer_and_no_log_prob() -> None:
+    run = trained("judge")
+    with RunReader(run) as reader:
+        known = {q.name: q for q in quantities_of(reader.kept(TERMS))}
+        assert f" · {score.symbol}, " in reader.kept(TERMS)[0]
+    own = [q.label for q in known.values() if q.term is None]
+    assert own == ["coefficient c", "advantage A", "reward placement", "score", "loss mask"]
+    assert known["logp"].scale == "signed"
+    assert not [q for q in known.values() if "log-" in q.meaning or "log-" in q.label]
+    for step, differ in ((1, False), (2, True)):  # a fresh head gives 0 to all
+        rows = records(run, step)
+        assert len({row.group for row in rows}) == len(rows) / 2 > 1
+        for one, other in zip(rows[::2], rows[1::2], strict=True):
+            mine, theirs = quantities(one), quantities(other)
+            assert (mine["logp"][:-1] == 0).all()
+            gap = mine["logp"][-1] - theirs["logp"][-1]
+            assert (gap != 0) == differ
+            assert mine["term0.u"][-1] == pytest.approx(gap, rel=1e-5, abs=1e-7)
+            assert mine["term0.w"][-1] == pytest.approx(1 / (1 + math.exp(gap)), rel=1e-5)  # σ(−u)
 
 
 @pytest.mark.parametrize(("name", "completions"), [("grpo", 16), ("twice", 8)])

@@ -58,9 +58,29 @@ PARTS = (
     ),
 )
 """Of each term."""
+_SCORED = {
+    "coefficient": "what the score is multiplied by in the gradient",
+    "advantage": "how much better than expected",
+    "reward": "the reward stands at the last token",
+    "logp": "what the reward model gives to the answer, before the update; it stands at the last token",
+    "trained": "whether the score is read at the token",
+}
+"""What there is of a reward model's run, and what it means there.  Its scores are recorded where others have log-probs,
+since they are what is differentiated."""
+_SCORE = "r"
+"""Of the names of terms the unit that is a score, as `gro.objective.units` spells it: nothing here imports torch."""
 _STORED = ("coefficient", "advantage", "value", "return", "logp", "old", "ref", "sampler", "entropy", "trained")
 _MOST = 20.0
 """Log-ratios beyond this are cut before they are exponentiated, as in the objective."""
+
+
+def quantities_of(terms: Sequence[str]) -> list[Quantity]:
+    """What can be looked at in a run whose terms have these labels."""
+    if not any(label.rpartition(" · ")[2].startswith(f"{_SCORE}, ") for label in terms):
+        return [*QUANTITIES, *parts_of(terms)]
+    known = [replace(one, meaning=_SCORED[one.name]) for one in QUANTITIES if one.name in _SCORED]
+    parts = [replace(part, meaning=part.meaning.replace("log-likelihood", "score")) for part in parts_of(terms)]
+    return [*(replace(one, label="score", scale="signed") if one.name == "logp" else one for one in known), *parts]
 
 
 def parts_of(terms: Sequence[str]) -> list[Quantity]:
