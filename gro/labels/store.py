@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import secrets
 import sqlite3
@@ -90,6 +91,15 @@ class Sent:
     seconds: float | None = None
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is; None where there is none."""
+    try:
+        file = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return file.st_dev, file.st_ino
+
+
 class Store(Labels):
     """One file of labels, usable from several threads and several processes."""
 
@@ -99,6 +109,8 @@ class Store(Labels):
         self._lock = threading.RLock()
         try:
             self._db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+            self._place = self.path.absolute()
+            self._file = _identity(self._place)
             self._keep_log()
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
@@ -139,6 +151,8 @@ class Store(Labels):
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it, synced, or nothing; `NotSaved` where the disk refuses."""
         with self._lock:
+            if _identity(self._place) != self._file:  # what is written to a file that was removed is lost
+                raise NotSaved(f"not saved: {self.path} has been removed or replaced since it was opened: start again")
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
@@ -215,7 +229,14 @@ class Store(Labels):
                 return {"label": known[0], "repeated": True}
             number = self.insert(db, sent, self._standing_lease(db, sent))
             db.execute("DELETE FROM leases WHERE item = ? AND annotator = ?", (sent.item, sent.annotator))
-            return {"label": number, "repeated": False}
+        self._settle()
+        return {"label": number, "repeated": False}
+
+    def _settle(self) -> None:
+        """What is safe in the log goes into the file, as far as nobody reads it now: so a copy of the file without its
+        log has all labels, too."""
+        with self._lock, suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def insert(self, db: sqlite3.Connection, sent: Sent, shown: str) -> int:
         """A new label of texts in the order shown (hashes, as JSON); its number."""
@@ -264,12 +285,14 @@ class Store(Labels):
                 raise Conflict(f"{annotator} has no label number {label}")
             if db.execute("SELECT 1 FROM used WHERE item = ?", (found[0],)).fetchone() is not None:
                 raise Conflict("the run has learnt from this label already, so it stays")
+            again = None
             if found[2] is None:
                 db.execute("UPDATE labels SET withdrawn = ? WHERE id = ?", (now, label))
                 db.execute("UPDATE items SET done = done - ? WHERE id = ?", (1 - found[1], found[0]))
                 db.execute("DELETE FROM leases WHERE annotator = ?", (annotator,))
-                return self._leased(db, found[0], annotator, now + LEASE_SECONDS)
-        return self.offer(annotator)
+                again = self._leased(db, found[0], annotator, now + LEASE_SECONDS)
+        self._settle()
+        return again or self.offer(annotator)
 
     def last(self, annotator: str) -> int | None:
         """The number of the label that this person would undo."""

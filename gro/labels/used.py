@@ -42,6 +42,12 @@ def begin(store: Store, how: Mapping[str, Any], made_up: Sequence[str]) -> None:
         db.execute("INSERT OR REPLACE INTO meta VALUES ('asking', ?)", (json.dumps(now),))
 
 
+def asking_now(store: Store) -> dict[str, Any] | None:
+    """What `begin` was told last; None: the run has not come so far."""
+    row = store.read("SELECT value FROM meta WHERE key = 'asking'")
+    return json.loads(row[0][0])["how"] if row else None
+
+
 def ask(store: Store, items: Sequence[Item]) -> None:
     """Adds items, and takes away what was asked before and nobody needs any more: what a run that was begun anew with
     other settings has left behind, as far as nobody has answered."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,13 +16,16 @@ from gro.errors import GroError
 from gro.labels.items import Item
 from gro.labels.reading import kind_of
 from gro.labels.store import Store
-from gro.labels.used import use
+from gro.labels.used import ask, begin, use
 from gro.raters.human import RATINGS
 from gro.runs import Run
+from gro.web.app import create_app
 from gro.web.label.command import Asked, run_label
-from gro.web.label.pages import progress
+from gro.web.label.pages import progress, routes
 from gro.web.label.waiting import WaitingRun
 from jobs_on_sums import cli
+from web.test_web_guard import PORT, TOKEN, write
+from web.test_web_guard import ask as ask_page
 
 CONFIG = {
     "run": "run",
@@ -77,6 +82,45 @@ def test_what_a_run_has_used_is_done(tmp_path):
     assert progress(store, "anna") == {"wanted": 2, "done": 2, "mine": 0, "skipped": 0}
     assert store.offer("anna") is None
     assert use(store, [Item("p", ["a"]).id]) is None  # nobody has said anything
+
+
+def test_the_page_asks_as_many_people_as_the_run_does_by_now(tmp_path):
+    """The page is open already when the run is begun anew with other settings."""
+    run = WaitingRun(begun(tmp_path, rewards=[{"reward": "human", "kind": "score5", "per_item": 1}]))
+    store = run.store()
+    application = create_app(routes(store, run=run), token=TOKEN, port=PORT)
+    headers = write(application)
+
+    def post(question: str, **body: object) -> tuple[int, dict[str, Any]]:
+        told = [json.dumps(body).encode()]
+        status, _, found = ask_page(application, "POST", f"/api/label/{question}", headers=headers, body=told)
+        return status, json.loads(found)
+
+    def answered(who: str) -> None:
+        item = post("next", annotator=who)[1]["item"]
+        sent = {"item": item["item"], "lease": item["lease"], "key": f"the key of {who}", "answer": {"scores": [3]}}
+        assert post("save", annotator=who, **sent)[0] == 200
+
+    trainer = Store(store.path, "score5")
+    how = {"per_item": 1, "seed": 3, "simulated": None}
+    begin(trainer, how, [])
+    ask(trainer, [Item("p", ["a"])])
+    answered("anna")
+    assert post("next", annotator="ben")[1]["progress"] == {"wanted": 1, "done": 1, "mine": 0, "skipped": 0}
+    begin(trainer, how | {"per_item": 2}, [])
+    found = post("next", annotator="ben")[1]
+    assert (found["progress"]["wanted"], found["progress"]["done"]) == (2, 1)
+    answered("ben")
+    assert post("next", annotator="cleo")[1]["item"] is None
+    begin(trainer, how, [])
+    assert post("next", annotator="cleo")[1]["progress"]["wanted"] == 1
+    trainer.close()
+    store.path.unlink()
+    store.path.with_name("ratings.db-wal").unlink(missing_ok=True)
+    store.path.with_name("ratings.db-shm").unlink(missing_ok=True)
+    run.store().close()
+    status, found = post("next", annotator="anna")
+    assert (status, "ratings.db has been removed or replaced" in found["error"]) == (507, True)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import threading
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 from gro.errors import GroError
 from gro.labels.answers import KINDS, checked, worths
 from gro.labels.items import Item, digest
-from gro.labels.reading import kind_of
+from gro.labels.reading import Labels, kind_of
 from gro.labels.store import Conflict, NotSaved, Store
 from gro.web.label.rows import read_items
 from web.labelling import items, prefer, say, sent, stored
@@ -87,6 +88,41 @@ def test_a_form_from_before_an_undo_is_stale(tmp_path):
     store.label(sent(again, "anna", {"choice": 1}, key="the second"))
     rows = store.read("SELECT answer, version, withdrawn IS NULL FROM labels ORDER BY id")
     assert rows == [('{"choice": 0}', 1, 0), ('{"choice": 1}', 2, 1)]  # withdrawn, not deleted
+
+
+def test_a_copy_without_the_log_has_every_label(tmp_path):
+    """While the page and the run that waits for it both have the file open."""
+    store = stored(tmp_path, n=3)
+    with Store(store.path) as waiting:
+        for number in (1, 2, 3):
+            last = say(store, "anna", {"choice": 0})
+            assert waiting.read("SELECT count(*) FROM labels") == [(number,)]
+            copy = tmp_path / f"copy-{number}.db"
+            shutil.copy(store.path, copy)
+            with Labels(copy) as found:
+                assert found.read("SELECT count(*), max(id) FROM labels") == [(number, last)]
+        store.undo("anna", last)
+        shutil.copy(store.path, tmp_path / "undone.db")
+        with Labels(tmp_path / "undone.db") as found:
+            assert found.read("SELECT count(*) FROM labels WHERE withdrawn IS NULL") == [(2,)]
+
+
+@pytest.mark.fault("W3")
+def test_nothing_is_said_to_be_saved_in_a_file_that_is_gone(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    store = stored(folder, n=2)
+    form = sent(store.offer("anna"), "anna", {"choice": 0})
+    folder.rename(tmp_path / "elsewhere")
+    for again in (False, True):
+        if again:
+            folder.mkdir()
+            stored(folder, n=2).close()
+        with pytest.raises(NotSaved, match="has been removed or replaced since it was opened"):
+            store.label(form)
+    for place in (folder, tmp_path / "elsewhere"):
+        with Labels(place / "labels.db") as found:
+            assert found.read("SELECT count(*) FROM labels") == [(0,)]
 
 
 @pytest.mark.fault("W2")

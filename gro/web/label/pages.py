@@ -27,7 +27,13 @@ MOST_NAME = 60
 def routes(store: Store, name: str = "", run: WaitingRun | None = None) -> list[Route]:
     """The pages over a store; `name` is who labels where nobody says another, `run` what waits for the labels."""
 
+    def kept_up() -> Store:
+        if run is not None:
+            run.keep_up(store)
+        return store
+
     def shown(who: str) -> dict[str, Any]:
+        kept_up()
         return _shown(store, who) | {"run": run.status if run is not None else None}
 
     async def home(request: Request) -> Response:
@@ -44,14 +50,14 @@ def routes(store: Store, name: str = "", run: WaitingRun | None = None) -> list[
     async def label(request: Request) -> Response:
         body = await json_body(request)
         sent = _sent(body)
-        return await _done(lambda: store.label(sent))
+        return await _done(lambda: kept_up().label(sent))
 
     async def undo(request: Request) -> Response:
         body = await json_body(request)
         who, number = _annotator(body), body.get("label")
         if not isinstance(number, int) or isinstance(number, bool) or abs(number) > 1 << 62:
             raise HTTPException(400, "label is the number of a label")
-        return await _done(lambda: (store.undo(who, number), shown(who))[1])
+        return await _done(lambda: (kept_up().undo(who, number), shown(who))[1])
 
     async def agreed(request: Request) -> Response:
         return await _done(lambda: asdict(agreement(ratings(store))) | {"people": people(store)})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gro.errors import GroError
 from gro.labels.store import Store
+from gro.labels.used import asking_now
 from gro.raters.human import RATINGS
 from gro.raters.spec import asking
 from gro.runs import RunReader, files
@@ -36,6 +37,11 @@ class WaitingRun:
     def store(self) -> Store:
         """Its file of labels; made where the run has not come so far."""
         return Store(self.path / RATINGS, self._settings.kind, per_item=self._settings.per_item, seed=self._seed)
+
+    def keep_up(self, store: Store) -> None:
+        """The run may have been begun anew since, and ask more or fewer people of each item."""
+        if (now := asking_now(store)) is not None:
+            store.per_item, store.seed = now["per_item"], now["seed"]
 
     @property
     def status(self) -> str:
