@@ -13,8 +13,9 @@ HEAD = """# Alarms
 After every step the run's metrics are compared with the limits below.  An alarm is printed, kept as an event of the
 run with its value and limit, shown on the page of the run, and counted at its end.  It is raised once for an episode:
 when the limit has been passed for as many measurements in a row as the table says, and again only after ten within
-it.  Those that end a run do so after the updates of that step; what was saved before stays, and the same command with
-another limit goes on from there.
+it.  Those that end a run do so after the updates of that step, whose state is then saved unless weights are not
+finite.  The same command does no further step and says the same again; with the other limit that it names it goes on
+from there.  (An alarm of the very last step saves nothing: that step is then done again.)
 
 A recipe changes a limit or switches an alarm off: `training: {alarms: {length_drift: 4, duplicates: off}}`.
 """

@@ -21,7 +21,9 @@ from safetensors.torch import load_file, save_file
 from gro.objective.credit import State
 from gro.runs import RunReader
 from gro.training.checkpoint import Keeper
+from gro.training.recording import Recorder
 from jobs_on_sums import MODEL, SUMS, Done, cli, online, recipe, sft, write_data
+from torture.compare import TIMES
 
 
 @pytest.fixture(scope="module")
@@ -166,15 +168,68 @@ def test_check_says_what_train_will_do(folder: Path) -> None:
         _refused(cli(command, path, "training.steps=8"), "holds a finished run", "training.steps: 2 → 8")
 
 
-@pytest.mark.fault("C3")
-def test_a_run_that_stopped_because_nothing_can_be_learnt_may_go_on(folder: Path) -> None:
-    (folder / "flat.py").write_text("def flat(completions, **columns):\n    return [0.0 for _ in completions]\n")
-    keys = {"rewards": [f"{folder / 'flat.py'}:flat"], "training": {"steps": 3, "resume_every": 1, "flat_steps": 2}}
-    path = online(folder, "flat", **keys)
-    _refused(cli("train", path), "stopped at step 2, the second such step in a row: flat_groups")
-    done = cli("train", path, "training.flat_steps=9")
+_STOPPED = "stopped at step 2, the second such step in a row: flat_groups"
+_ALARMED = {"steps": 4, "eval_every": 1, "flat_steps": 2, "alarms": {"flat_groups": 0}}
+"""Any share of groups is an alarm, also that of none."""
+
+
+def _online(folder: Path, name: str, training: dict[str, Any]) -> Path:
+    held_out = {"data": {"path": str(folder / "sums.jsonl"), "start": 80}, "limit": 4}
+    optimizer = {"learning_rate": 1e-2}
+    rewards = [f"{folder / 'wide.py'}:wide"]
+    return online(
+        folder, name, eval=held_out, rewards=rewards, training=training, optimizer=optimizer, replay={"capacity": 20}
+    )
+
+
+def _recorded(run: Path) -> dict[str, Any]:
+    with RunReader(run) as reader:
+        return {
+            name: [*zip(steps.tolist(), values.tolist(), strict=True)]
+            for name, (steps, values) in reader.metrics().items()
+            if name not in TIMES
+        }
+
+
+@pytest.mark.fault("C3", "P1")
+@pytest.mark.parametrize("other", ["training.alarms.flat_groups=off", "training.flat_steps=5"])
+def test_a_run_that_an_alarm_ended_goes_on_from_there_with_another_limit(folder: Path, other: str) -> None:
+    """What it comes to is, to the bit, what it would have been with that limit."""
+    name = f"alarmed-{len(other)}"
+    path = _online(folder, name, _ALARMED)
+    for _ in range(2):  # the second says why without doing any step
+        done = cli("train", path)
+        _refused(done, _STOPPED, "With another limit (training.flat_steps) the same command goes on")
+        assert [p.name for p in (folder / name / "state").iterdir()] == ["step-2"]
+        with RunReader(folder / name) as reader:
+            assert reader.last_step == 2
+            assert reader.status == "interrupted"
+    assert done.steps == []
+    done = cli("train", path, other)
     assert done.code == 0, done.err
-    assert "continues after step 1" in done.out
+    assert "continues after step 2" in done.out
+    assert len(done.steps) == 2
+    whole = _online(folder, f"{name}-whole", _ALARMED)
+    assert cli("train", whole, other).code == 0
+    one, two = (folder / name, folder / f"{name}-whole")
+    assert (one / "model" / "model.safetensors").read_bytes() == (two / "model" / "model.safetensors").read_bytes()
+    assert _recorded(one) == _recorded(two)
+
+
+@pytest.mark.fault("N1")
+def test_weights_that_are_not_finite_are_not_saved_by_an_alarm_either(folder: Path) -> None:
+    path = _online(folder, "spoilt", _ALARMED | {"resume_every": 1})
+    real = Recorder.step
+
+    def spoils(self: Recorder, step: int, result: Any) -> None:
+        real(self, step, result)
+        if step == 2:
+            next(iter(self.policy.trained().values())).data.fill_(float("nan"))
+
+    with mock.patch.object(Recorder, "step", spoils):
+        done = cli("train", path, "training.eval_every=0", "eval=null")
+    _refused(done, _STOPPED, "after step 2: the weight", "is not finite; nothing was saved")
+    assert [p.name for p in (folder / "spoilt" / "state").iterdir()] == ["step-1"]
 
 
 @pytest.mark.fault("P1")

@@ -556,6 +556,23 @@ def test_failed_rewards_are_counted_over_all_processes(job: Callable[[Case], Job
     finished(2, known.command(run, "reward_failure_stop_share=0.5"), known.folder, name="half")
 
 
+@pytest.mark.fault("C3", "P3")
+def test_an_alarm_ends_all_after_the_same_step(job: Callable[[Case], Job]) -> None:
+    known = job(DIGITS)
+    run = known.folder / "alarmed"
+    always = ("training.alarms.flat_groups=0", "training.flat_steps=2", "training.resume_every=null")
+    for _ in range(2):
+        with known.ranks(run, *always) as ranks:
+            ended = ranks.finish()
+        said = [_errors(one) for one in ended]
+        assert said[0] == said[1], ranks.said()
+        assert said[0][-1].startswith("error: stopped at step 2, the second such step in a row: flat_groups")
+        assert _states(run) == ["step-2"]
+    finished(2, known.command(run), known.folder, name="alarmed")
+    one, two = (folder / "model" / "model.safetensors" for folder in (run, known.quiet))
+    assert one.read_bytes() == two.read_bytes()
+
+
 @pytest.mark.fault("X4")
 def test_another_number_of_processes(job: Callable[[Case], Job]) -> None:
     """Refused with both numbers, or as the recipe allows it, and then said."""

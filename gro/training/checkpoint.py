@@ -97,7 +97,8 @@ class Carried:
         files.write_json(folder / "state.json", plain)
 
     def load(self, folder: Path) -> Resumed:
-        """What had been done as `save` wrote it; GroError where it is of another kind of run."""
+        """What had been done as `save` wrote it; GroError where it is of another kind of run, or alarms had ended it
+        and still do."""
         plain = files.read_json(folder / "state.json")
         if plain.get("format") != 1:
             raise GroError(f"{folder}: written by another version of gro, which alone can go on from it")
@@ -124,6 +125,8 @@ class Carried:
                 reference.remember(_read(known))
         self.source.load(plain["source"])
         self.recorder.load(plain["recorder"])
+        if self.processes.any(self.recorder.ended is not None):
+            raise GroError(self.recorder.ended)
         return Resumed(plain["step"], {name: float(value) for name, value in plain["state"].items()})
 
     def parts(self) -> dict[str, Tensor]:
@@ -193,16 +196,19 @@ class Keeper:
         self._writer: sharded_state.Writer | None = None
 
     def __call__(self, step: int, state: State) -> None:
-        """Raises Interrupted, after the state was written, where somebody asked the run to stop."""
+        """Raises Interrupted, after the state was written, where somebody asked the run to stop; GroError likewise
+        where an alarm has ended it."""
         processes = self.carried.processes
         exports = bool(self._export_every) and step % self._export_every == 0
         if exports:
             self.carried.check(step)
         if exports:
             export(self.carried.policy, self.run / CHECKPOINTS / f"{PREFIX}{step}", processes)
-        why, due = self._asked(), self._due(step)
-        for other, theirs in processes.join([(why, due)]) if processes.size > 1 else ():
-            why, due = why or other, due or theirs
+        alarm, why, due = self.carried.recorder.ended, self._asked(), self._due(step)
+        for theirs in processes.join([(alarm, why, due)]) if processes.size > 1 else ():
+            alarm, why, due = alarm or theirs[0], why or theirs[1], due or theirs[2]
+        if alarm:
+            self._end(alarm, step, state)
         if due or why:
             self.save(step, state)
         if why:
@@ -228,6 +234,15 @@ class Keeper:
         except GroError as error:
             fault = str(error)
         self.carried.processes.raise_together(fault)
+
+    def _end(self, alarm: str, step: int, state: State) -> None:
+        """Raises GroError with the alarm, after the state was written unless weights are not finite."""
+        try:
+            self.save(step, state)
+            self.finish()
+        except GroError as error:
+            raise GroError(f"{alarm}\n{error}") from error
+        raise GroError(alarm)
 
     def finish(self) -> None:
         """Waits for a state that is being written."""

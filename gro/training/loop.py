@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from gro.errors import GroError
 from gro.objective import Algorithm
 from gro.objective.credit import State
 from gro.policy.critic import Critic
@@ -132,12 +133,15 @@ def train(
         due = step + 1 == portions.steps or (portions.eval_every and (step + 1) % portions.eval_every == 0)
         if due:
             recorder.evaluated(step + 1, evaluate)
-        if stops(step + 1):
-            if not due:
-                recorder.evaluated(step + 1, evaluate)
-            break
-        if step + 1 < portions.steps:
+        last = stops(step + 1) or step + 1 == portions.steps
+        if last and not due:
+            recorder.evaluated(step + 1, evaluate)
+        if not last:
             keep(step + 1, state)
+        if recorder.ended is not None:
+            raise GroError(recorder.ended)
+        if last:
+            break
     processes.raise_together(fault_in_weights(policy.trained()) or None)  # which the last update may have left
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gro.errors import GroError
 from gro.objective import Algorithm, Term
 from gro.objective.credit import EQUAL
 from gro.objective.factors import label_of, pushing
@@ -62,6 +61,9 @@ class StepResult:
 class Recorder:
     """Writes steps to the run, shows them, and raises alarms."""
 
+    ended: str | None = None
+    """Why alarms end the run after this step; None: they do not."""
+
     def __init__(
         self,
         run: Run,
@@ -85,6 +87,8 @@ class Recorder:
         half = policy.autocast is not None or policy.model.dtype not in (torch.float32, torch.float64)
         stops = {"flat_groups": portions.flat_steps}
         self._alarms = Alarms(portions.alarms, half=half, whole=not restricted, stops=stops)
+        self._ending: dict[str, float] = {}
+        """What the alarms measured that end it, by their names."""
         self._kl: float | None = None
         self._seen = 0
         run.keep(TERMS, [label_of(term) for term in pushing(algorithm)])
@@ -131,13 +135,14 @@ class Recorder:
         return {
             "evaluations": evaluations,
             "alarms": self._alarms.state(),
+            "ended": {"said": self.ended, "values": {name: exact(v) for name, v in self._ending.items()}},
             "kl": None if self._kl is None else exact(self._kl),
             "num_tokens": self._seen,
             "stop": None if self._stop is None else self._stop.state(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` gave."""
+        """Goes on from what `state` gave; `ended` says where alarms had ended the run, and would by today's limits."""
         found = state["evaluations"]
         self.evaluations = {int(step): {n: float(v) for n, v in m.items()} for step, m in found.items()}
         self._alarms.load(state["alarms"])
@@ -145,6 +150,9 @@ class Recorder:
         self._kl = None if state["kl"] is None else float(state["kl"])
         if self._stop is not None and state["stop"] is not None:
             self._stop.load(state["stop"])
+        ended = state.get("ended", {"values": {}})
+        if self._alarms.still_end({name: float(value) for name, value in ended["values"].items()}):
+            self.ended = ended["said"]
 
     def count_alarms(self) -> dict[str, int]:
         """How often each alarm was raised; says so where any was."""
@@ -226,14 +234,19 @@ class Recorder:
         return {"flat": metrics["frac_reward_zero_std"] if alike else 0.0}
 
     def _alarm(self, step: int, raised: Sequence[Raised]) -> None:
-        """Says which alarms are raised; GroError where one ends the run."""
+        """Says which alarms are raised, and remembers those that end the run."""
         for one in raised:
             if one.new:
                 self._warn(step, one.message, alarm=one.alarm.name, value=exact(one.value), limit=exact(one.limit))
-        last = next((one for one in raised if one.ends), None)
-        if last is not None:
-            others = "".join(f"\nAlso {one.message}" for one in raised if one is not last)
-            raise GroError(f"stopped at step {step}, the {_nth(last.steps)} such step in a row: {last.message}{others}")
+        ending = [one for one in raised if one.ends]
+        if not ending:
+            return
+        first = ending[0]
+        others = "".join(f"\nAlso {one.message}" for one in raised if one is not first)
+        keys = " and ".join(one.key for one in ending)
+        self.ended = f"stopped at step {step}, the {_nth(first.steps)} such step in a row: {first.message}{others}"
+        self.ended += f"\nWith another limit ({keys}) the same command goes on"
+        self._ending = {one.alarm.name: one.value for one in ending}
 
     def _warn(self, step: int, message: str, **data: Any) -> None:
         self.run.event("warning", message, step, **data)

@@ -40,6 +40,11 @@ class Raised:
         """For people."""
         return self.alarm.message(self.value, self.limit)
 
+    @property
+    def key(self) -> str:
+        """Of the setting with which a run that it has ended goes on."""
+        return "training.flat_steps" if self.alarm.stops is None else f"training.alarms.{self.alarm.name}"
+
 
 @dataclass(slots=True)
 class _Episode:
@@ -100,6 +105,23 @@ class Alarms:
         """How often each was raised, of those that were."""
         return {name: episode.raised for name, episode in self._episodes.items() if episode.raised}
 
+    def still_end(self, values: Mapping[str, float]) -> bool:
+        """Whether one of these, which ended the run at these values, ends it by the limits of now; of one that would
+        not, its last measurement was within the limit."""
+        found = False
+        for alarm in ALARMS:
+            if alarm.name not in values:
+                continue
+            limit, episode = self._limits.get(alarm.name), self._episodes[alarm.name]
+            if limit is None or not alarm.past(values[alarm.name], limit):
+                episode.past = 0
+            found = found or self._ends(alarm, episode)
+        return found
+
+    def _ends(self, alarm: Alarm, episode: _Episode) -> bool:
+        stops = self._stops.get(alarm.name, alarm.stops)
+        return stops is not None and episode.past >= stops
+
     def _look(self, metrics: Metrics, *, evaluated: bool) -> Iterator[Raised]:
         for alarm in ALARMS:
             limit = self._limits.get(alarm.name)
@@ -117,8 +139,7 @@ class Alarms:
             new = not episode.on and episode.past >= alarm.patience
             episode.on = episode.on or new
             episode.raised += new
-            stops = self._stops.get(alarm.name, alarm.stops)
-            ends = stops is not None and episode.past >= stops
+            ends = self._ends(alarm, episode)
             if episode.on or ends:
                 yield Raised(alarm, value, limit, new, ends, episode.past)
 

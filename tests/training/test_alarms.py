@@ -282,6 +282,38 @@ def test_alarms_go_on_where_they_were() -> None:
         assert second.counts == whole.counts == {"entropy_collapse": 1, "kl_explosion": 1}
 
 
+@pytest.mark.parametrize(
+    ("limits", "flat", "ends"),
+    [
+        (AlarmLimits(), 2, True),
+        (AlarmLimits(), 3, False),
+        (AlarmLimits(flat_groups=None), 2, False),
+        (AlarmLimits(ratio=1.0), 2, True),
+    ],
+)
+def test_other_limits_let_a_run_go_on(limits: AlarmLimits, flat: int, ends: bool) -> None:
+    first = Alarms(AlarmLimits(), stops={"flat_groups": 2})
+    assert [[r.ends for r in first.step({"flat": 1.0})] for _ in range(2)] == [[False], [True]]
+    second = Alarms(limits, stops={"flat_groups": flat})
+    second.load(first.state())
+    assert second.still_end({"flat_groups": 1.0}) == ends
+
+
+def test_measurements_within_a_new_limit_are_not_counted() -> None:
+    """Of three steps in a row beyond 0.2 the run ended; the last, 0.3, is none beyond 0.4."""
+    first, second = Alarms(AlarmLimits()), Alarms(AlarmLimits(sampler_apart=0.4))
+    ended = [one for gap in (0.5, 0.6, 0.3) for one in first.step({"sampling/outside": gap}) if one.ends]
+    assert [(one.alarm.name, one.value, one.key) for one in ended] == [
+        ("sampler_apart", 0.3, "training.alarms.sampler_apart")
+    ]
+    second.load(first.state())
+    assert not second.still_end({"sampler_apart": 0.3})
+    assert not any(
+        one.ends for one in [*second.step({"sampling/outside": 0.5}), *second.step({"sampling/outside": 0.5})]
+    )
+    assert any(one.ends for one in second.step({"sampling/outside": 0.5}))
+
+
 def test_the_table_and_the_settings_are_of_the_same_alarms() -> None:
     assert [field.name for field in fields(AlarmLimits)] == [alarm.name for alarm in ALARMS]
     for alarm in ALARMS:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gro.algorithms import build
+from gro.errors import GroError
 from gro.objective import Algorithm
 from gro.policy.policy import Policy
 from gro.training.batching import Minibatch
@@ -35,6 +36,9 @@ class Diary(Stateless):
     written: list[str] = field(default_factory=list)
     updates: int = 0
     observed: Mapping[str, float] = field(default_factory=dict)
+    ended: str | None = None
+    alarm: int | None = None
+    """The step at which an alarm ends the run."""
 
     def take(self, step: int) -> list[Group]:
         self.written.append(f"take {step}")
@@ -55,6 +59,8 @@ class Diary(Stateless):
 
     def step(self, step: int, result: Any) -> None:
         self.written.append(f"record {step} of {len(result.updates)}")
+        if step == self.alarm:
+            self.ended = "an alarm"
 
     def evaluated(self, step: int, evaluate: Any) -> None:
         self.written.append(f"evaluate {step}")
@@ -93,6 +99,19 @@ def test_a_rule_ends_the_run_with_an_evaluation() -> None:
         "record 2 of 1",
         "evaluate 2",
     ], "evaluated once where both are due"
+
+
+@pytest.mark.parametrize(("alarm", "end"), [(2, ["evaluate 2", "keep 2"]), (3, ["evaluate 3"])])
+def test_an_alarm_ends_the_run_when_all_of_its_step_is_kept(alarm: int, end: list[str]) -> None:
+    """Evaluations that are due belong to the step, or a continued run would lack them."""
+    diary = Diary(alarm=alarm)
+
+    def keep(step: int, state: Any) -> None:
+        diary.written.append(f"keep {step}")
+
+    with pytest.raises(GroError, match="an alarm"):
+        run(diary, Portions(steps=3, eval_every=1), keep=keep)
+    assert diary.written[diary.written.index(f"record {alarm} of 1") + 1 :] == end
 
 
 def test_every_learner_sees_every_minibatch_and_each_group_once_per_pass() -> None:
