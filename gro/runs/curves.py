@@ -90,16 +90,22 @@ def plot_panel(
 
     Returns the path.  Raises DiskError where it cannot be written.
     """
-    ink, grid, paper = _THEMES[theme]
     path = Path(path)
-    kind = path.suffix.lstrip(".").lower()
+    drawn = picture(panel, path.suffix.lstrip(".").lower(), ylabel=ylabel, theme=theme, size=size)
+    files.write_atomically(path, lambda file: file.write(drawn))
+    return path
+
+
+def picture(
+    panel: Panel, form: str, *, ylabel: str = "", theme: str = "light", size: tuple[float, float] = (6.4, 3.6)
+) -> bytes:
+    """A panel as a PNG, SVG or PDF file.  Not for two threads at once."""
+    ink, grid, paper = _THEMES[theme]
+    buffer = io.BytesIO()
     with _style(ink, grid, panel.title):
         figure = _draw(panel, size, panel.title, ylabel)
-        files.write_atomically(
-            path,
-            lambda file: figure.savefig(file, format=kind, dpi=160, facecolor=paper, metadata=_WITHOUT_DATE.get(kind)),
-        )
-    return path
+        figure.savefig(buffer, format=form, dpi=160, facecolor=paper, metadata=_WITHOUT_DATE.get(form))
+    return buffer.getvalue()
 
 
 def inline_svg(panel: Panel, *, legend: bool = True) -> str:

@@ -113,12 +113,17 @@ def check_pictures(folder: Path | None, form: str) -> None:
         raise GroError(f"--pictures: {folder} is a file, expected a folder")
 
 
+def file_name(panel: Panel) -> str:
+    """What a picture of it may be called, without its ending."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", panel.key.removeprefix("metric:"))[:100]
+
+
 def write_pictures(panels: Sequence[Panel], folder: Path, form: str) -> list[Path]:
     """A file for each panel, named by its key; their paths."""
     files.make_directory(folder.absolute())
     written: dict[Path, None] = {}
     for panel in panels:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", panel.key.removeprefix("metric:"))[:100]
+        name = file_name(panel)
         path = next(
             path
             for n in range(1, len(panels) + 1)

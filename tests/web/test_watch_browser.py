@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,21 @@ def test_a_panel_is_enlarged_and_small_again(page: Any, server: Served) -> None:
     until(page, "document.querySelector('#panel-loss').classList.contains('big')")
 
 
+def test_the_enlarged_panel_can_be_had_as_a_file(page: Any, server: Served) -> None:
+    opened(page, server, "#big=reward&smooth=0&seeds=0&off=rloo")
+    assert page.locator(".files a").all_inner_texts() == ["SVG", "PNG", "PDF"]
+    page.focus(".files a")
+    with page.expect_download() as coming:
+        page.keyboard.press("Enter")
+    assert coming.value.suggested_filename == "reward.svg"
+    texts = [element.text for element in ET.parse(coming.value.path()).iter()]
+    assert {"grpo-0", "grpo-1", "grpo-2", "Reward", "step"} <= set(texts)
+    assert "rloo" not in texts
+    assert page.evaluate("document.activeElement.textContent") == "SVG"
+    page.click("[id=title-reward]")
+    counts(page, ".files a", 0)
+
+
 def test_the_filter_and_all_metrics(page: Any, server: Served) -> None:
     opened(page, server)
     page.keyboard.press("/")
@@ -538,8 +554,8 @@ def test_a_server_that_has_gone_and_one_that_came_again(browser: Any, tmp_path: 
     page.close()
 
 
-DRAWN = """main header h1 h2 p div section button span small ul ol li kbd svg line path g text circle input label output
-select option pre code details summary dl dt dd table thead tbody tr th td"""
+DRAWN = """main a header h1 h2 p div section button span small ul ol li kbd svg line path g text circle input label
+output select option pre code details summary dl dt dd table thead tbody tr th td"""
 """Every element that the page makes."""
 
 

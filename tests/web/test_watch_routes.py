@@ -18,7 +18,8 @@ from serving import Served
 from watched_runs import config, made, rewards, sample, watched
 
 from gro.errors import GroError
-from gro.runs import Run
+from gro.runs import Comparison, Run, plot_panel
+from gro.runs.curves import look
 from gro.web.app import create_app
 from gro.web.guard import HEADERS
 from gro.web.watch.routes import Watching
@@ -113,6 +114,29 @@ def test_curves_over_tokens_and_the_places_of_alarms(tmp_path: Path) -> None:
         assert alarms["no step"] == {}
 
 
+def test_a_picture_is_what_is_drawn_into_files(folder: Path, tmp_path: Path) -> None:
+    """Byte for byte, where everything is chosen; else in the colours of the page."""
+    watching = Watching([folder])
+    watching.board.refresh()
+    application = create_app(watching.routes, token=TOKEN, port=PORT)
+
+    def asked(query: str) -> tuple[bytes, dict[str, str]]:
+        status, headers, body = ask(application, "GET", "/api/watch/picture", query=query)
+        assert status == 200
+        return body, headers
+
+    drawn = Comparison.read([folder]).panels(0.2)
+    for panel in drawn:
+        for form in ("svg", "png"):
+            body, headers = asked(f"run=a&run=b&run=c&run=d&smooth=0.2&panel={quote(panel.key)}&form={form}")
+            assert body == plot_panel(tmp_path / f"x.{form}", panel).read_bytes()
+            assert headers["content-disposition"] == f'attachment; filename="{panel.key}.{form}"'
+    alone = asked("run=c&run=d&smooth=0.2&panel=reward&form=svg")[0].decode()
+    assert look(1)[0] in alone  # c is the second group of all
+    assert look(0)[0] not in alone
+    assert asked("run=a&panel=reward&form=pdf")[0].startswith(b"%PDF")
+
+
 def test_what_is_chosen_changes_the_panels_and_not_the_colours(server: Served) -> None:
     each = told(server, "panels?run=c&run=b&run=a&smooth=0&seeds=0")
     assert each["sources"] == [["c"], ["b"], ["a"]]
@@ -203,6 +227,10 @@ REFUSED = [
     ("panels?run=a&seeds=2", 400, "seeds is 0 or 1, found '2'"),
     ("panels?run=a&every=", 400, "every is 0 or 1, found ''"),
     ("panels?run=a&x=miles", 400, "x is one of step, tokens, hours, found 'miles'"),
+    ("picture?run=a&panel=reward&form=gif", 400, "form is one of svg, png, pdf, found 'gif'"),
+    ("picture?run=a&panel=nothing&form=svg", 404, "these runs have no panel 'nothing'"),
+    ("picture?panel=reward&form=svg", 404, "these runs have no panel 'reward'"),
+    ("picture?run=a&panel=reward&form=svg&smooth=2", 400, "smooth is at least 0"),
     ("prompts", 404, "no run that is watched is named ''"),
     ("samples?run=d&prompt=x&step=1", 404, "no completions of that prompt at step 1"),
     ("samples?run=d&prompt=x&step=-1", 400, "step is a whole number"),
@@ -222,7 +250,9 @@ def test_what_is_refused_says_why(server: Served, question: str, status: int, wh
 
 
 @pytest.mark.fault("W8")
-@pytest.mark.parametrize("question", ["panels", "alarms", "settings", "prompts", "samples?step=1"])
+@pytest.mark.parametrize(
+    "question", ["panels", "picture?panel=reward&form=png", "alarms", "settings", "prompts", "samples?step=1"]
+)
 def test_names_are_looked_up_and_never_opened(server: Served, folder: Path, question: str) -> None:
     """Even what is there, and even in other spellings of a run that is watched."""
     names = ["../a", "./a", "a/", "/etc/passwd", "..%2fa", "a\0", str(folder / "a"), "a/../a", "%61", "A", "a\\..\\a"]
@@ -232,7 +262,8 @@ def test_names_are_looked_up_and_never_opened(server: Served, folder: Path, ques
 
 
 ROUTES = ["/watch", "/api/watch/stream", "/api/watch/runs", "/api/watch/panels", "/api/watch/alarms",
-          "/api/watch/settings", "/api/watch/prompts?run=d", "/api/watch/samples?run=d"]  # fmt: skip
+          "/api/watch/picture?run=a&panel=reward&form=svg", "/api/watch/settings", "/api/watch/prompts?run=d",
+          "/api/watch/samples?run=d"]  # fmt: skip
 WRONG: list[dict[str, str | None]] = [
     {"cookie": None}, {"cookie": f"gro_{PORT}=wrong"}, {"cookie": f"gro_1={TOKEN}"},
     {"host": "evil.example"}, {"host": f"evil.example:{PORT}"}, {"host": "127.0.0.1"}, {"host": None},
@@ -260,6 +291,10 @@ def test_every_address_is_guarded(folder: Path, route: str) -> None:
         assert headers["content-type"].startswith("text/event-stream")
 
 
+def test_no_address_is_missing_in_that_list(folder: Path) -> None:
+    assert {"/", *(route.partition("?")[0] for route in ROUTES)} == {r.path for r in Watching([folder]).routes}
+
+
 def test_what_cannot_be_watched(tmp_path: Path) -> None:
     with pytest.raises(GroError, match="nowhere is not a folder"):
         Watching([tmp_path / "nowhere"])
@@ -278,6 +313,8 @@ from gro.web.watch.routes import Watching
 watching = Watching([sys.argv[1]])
 watching.board.refresh()
 for route in watching.routes[3:]:
+    if route.path.endswith("picture"):
+        continue  # who asks for one waits for matplotlib
     query = b"run=a&run=b&every=1" if route.path.endswith(("panels", "settings", "alarms")) else b"run=d&step=1"
     try:
         route.endpoint(Request({"type": "http", "method": "GET", "query_string": query, "headers": []}))

@@ -19,7 +19,9 @@ from starlette.routing import Route
 from gro.errors import GroError
 from gro.runs import RunReader
 from gro.runs.axes import AXES, STEP, has_axis, places, without_axis
+from gro.runs.curves import picture
 from gro.runs.overlay import grouped
+from gro.runs.pages import file_name
 from gro.runs.panels import DEFAULT_SMOOTHING, Panel, Series, differences, panels
 from gro.web.app import page
 from gro.web.watch.board import Board
@@ -30,6 +32,8 @@ from gro.web.watch.watched import Known, Watched
 PATH = "/watch"
 POINTS, MOST_POINTS = 240, 800
 """Of a line in a small panel, and in the one that is enlarged."""
+_KINDS = {"svg": "image/svg+xml", "png": "image/png", "pdf": "application/pdf"}
+"""Of pictures."""
 _MOST_ALARMS = 200
 _KEPT = 8
 """Answers that are kept for pages that ask the same."""
@@ -48,17 +52,18 @@ class Watching:
         self.stream = Stream(self.board, every, heartbeat)
         self.path = PATH
         self._answers: dict[Any, bytes] = {}
-        self._guard = threading.Lock()
+        self._guard, self._drawing = threading.Lock(), threading.Lock()
 
     @property
     def routes(self) -> list[Route]:
-        """A page, its stream and six questions; what is asked for stands behind the ?."""
+        """A page, its stream and seven questions; what is asked for stands behind the ?."""
         return [
             Route("/", lambda _: RedirectResponse(PATH)),
             Route(PATH, self._page),
             Route("/api/watch/stream", self.stream.answer),
             Route("/api/watch/runs", self._runs),
             Route("/api/watch/panels", self._panels),
+            Route("/api/watch/picture", self._picture),
             Route("/api/watch/alarms", self._alarms),
             Route("/api/watch/settings", self._settings),
             Route("/api/watch/prompts", self._prompts),
@@ -85,27 +90,21 @@ class Watching:
     def _panels(self, request: Request) -> Response:
         """`sources` are the runs of each line's source; `colours` the place of each run among all that are watched, so
         that a line keeps its colour whatever else is chosen; `without` the runs that cannot be drawn over `x`."""
-        chosen, smooth = self._chosen(request), _number(request, "smooth", DEFAULT_SMOOTHING)
-        by_seed, every = _flag(request, "seeds", True), _flag(request, "every", False)
-        big, x = request.query_params.get("big", ""), request.query_params.get("x", STEP)
-        if x not in AXES:
-            raise HTTPException(400, f"x is one of {', '.join(AXES)}, found {x!r}")
-        if not 0 <= smooth < 1:
-            raise HTTPException(400, f"smooth is at least 0 and below 1, found {smooth}")
+        chosen, how, big = self._chosen(request), _how(request), request.query_params.get("big", "")
         everyone = self.board.known().values()
         read = sum(one.status != "unread" for one in everyone)  # the others have no settings yet, so no group
-        asked = (tuple((one.series.name, one.version) for one in chosen), read, smooth, by_seed, every, big, x)
+        asked = (tuple((one.series.name, one.version) for one in chosen), read, big, *how.values())
         with self._guard:
             answer = self._answers.get(asked)
         if answer is None:
             series = [one.series for one in chosen]
-            made = panels(series, smooth=smooth, by_seed=by_seed, every=every, x=x) if series else []
+            made = panels(series, **how) if series else []
             told = {
                 "panels": [_plain(panel, MOST_POINTS if panel.key == big else POINTS) for panel in made],
-                "sources": [[series[i].name for i in group.members] for group in grouped(series, by_seed)],
-                "colours": _colours([one.series for one in everyone], by_seed),
-                "x": x,
-                "without": without_axis(series, x),
+                "sources": [[series[i].name for i in group.members] for group in grouped(series, how["by_seed"])],
+                "colours": _colours([one.series for one in everyone], how["by_seed"]),
+                "x": how["x"],
+                "without": without_axis(series, how["x"]),
             }
             answer = json.dumps(told, allow_nan=False).encode()
             with self._guard:
@@ -113,6 +112,23 @@ class Watching:
                 while len(self._answers) > _KEPT:
                     del self._answers[next(iter(self._answers))]
         return Response(answer, media_type="application/json")
+
+    def _picture(self, request: Request) -> Response:
+        """A panel as `gro compare --pictures` draws it, in the colours of the page."""
+        how, key, form = _how(request), request.query_params.get("panel", ""), request.query_params.get("form", "")
+        if form not in _KINDS:
+            raise HTTPException(400, f"form is one of {', '.join(_KINDS)}, found {form!r}")
+        series = [one.series for one in self._chosen(request)]
+        panel = next((one for one in (panels(series, **how) if series else ()) if one.key == key), None)
+        if panel is None:
+            raise HTTPException(404, f"these runs have no panel {key!r}")
+        colours = _colours([known.series for known in self.board.known().values()], how["by_seed"])
+        own = [colours[series[group.members[0]].name] for group in grouped(series, how["by_seed"])]
+        lines = tuple(line if line.source < 0 else replace(line, source=own[line.source]) for line in panel.lines)
+        with self._drawing:
+            drawn = picture(replace(panel, lines=lines), form)
+        headers = {"content-disposition": f'attachment; filename="{file_name(panel)}.{form}"'}
+        return Response(drawn, media_type=_KINDS[form], headers=headers)
 
     def _alarms(self, request: Request) -> Response:
         """Of the chosen runs, newest first; `at` is where each lies on every axis."""
@@ -181,6 +197,16 @@ def _plain(panel: Panel, most: int) -> dict[str, Any]:
 
 def _colours(runs: Sequence[Series], by_seed: bool) -> dict[str, int]:
     return {runs[i].name: number for number, group in enumerate(grouped(runs, by_seed)) for i in group.members}
+
+
+def _how(request: Request) -> dict[str, Any]:
+    """How panels are made."""
+    smooth, x = _number(request, "smooth", DEFAULT_SMOOTHING), request.query_params.get("x", STEP)
+    if x not in AXES:
+        raise HTTPException(400, f"x is one of {', '.join(AXES)}, found {x!r}")
+    if not 0 <= smooth < 1:
+        raise HTTPException(400, f"smooth is at least 0 and below 1, found {smooth}")
+    return {"smooth": smooth, "by_seed": _flag(request, "seeds", True), "every": _flag(request, "every", False), "x": x}
 
 
 def _number(request: Request, name: str, default: float) -> float:

@@ -6,11 +6,13 @@
 //   marks() -> [{at: {axis: place}, level}]       vertical lines, on the axes on which they have a place
 //   say(text)                                     reads something out
 //   enlarge(key)                                  was asked for by click or Enter
+//   file(key)                                     the address of a picture of the panel, but for &form=…
 
 import { el, replace, svg } from "../base.js";
 import { crosshair, frameOf, picture, swatch, valueOf } from "./picture.js";
 import { nearest, place } from "./scale.js";
 
+const FORMS = ["svg", "png", "pdf"];
 const FALLBACK = 380; // pixels, as long as a panel has no width
 const resized = new ResizeObserver((entries) => {
   for (const { target } of entries) target.redraw?.();
@@ -19,12 +21,13 @@ const resized = new ResizeObserver((entries) => {
 export function chart(key, look) {
   const title = el("button", { class: "title", id: `title-${key}`, onclick: () => look.enlarge(key) });
   const last = el("span", { class: "last faint" });
+  const files = el("span", { class: "files" });
   const drawing = el("div", { class: "drawing" });
   const plot = el("div", { class: "plot", id: `plot-${key}`, tabindex: "0", role: "group" }, drawing);
   const legend = el("ul", { class: "key" });
   const element = el("section", { class: "card panel", id: `panel-${key}` },
-    el("div", { class: "row spread" }, title, last), plot, legend);
-  const state = { panel: null, big: false, at: null, frame: null, cursor: null, drawn: "" };
+    el("div", { class: "row spread" }, title, files, last), plot, legend);
+  const state = { panel: null, big: false, at: null, frame: null, cursor: null, drawn: "", offered: "" };
 
   const shown = () => `${state.panel.x} ${place(state.panel.x, state.at)}`;
   const paint = (line, index) => look.paint(state.panel, line, index);
@@ -32,15 +35,23 @@ export function chart(key, look) {
   function update(panel, big) {
     const at = panel.x === state.panel?.x ? state.at : null; // a place on another axis is none
     Object.assign(state, { panel, big, at });
-    const wanted = JSON.stringify([panel, big, look.marks(), panel.lines.map(paint)]);
+    const wanted = JSON.stringify([panel, big, look.file(key), look.marks(), panel.lines.map(paint)]);
     if (wanted === state.drawn) return;
     state.drawn = wanted;
     element.classList.toggle("big", big);
     replace(title, panel.title);
+    offer(big ? look.file(key) : "");
     title.setAttribute("aria-expanded", big ? "true" : "false");
     plot.setAttribute("aria-label", `${panel.title}: ${panel.lines.length === 1 ? "1 line" : `${panel.lines.length} lines`}. `
       + "Arrow keys read values, Enter enlarges.");
     draw();
+  }
+
+  // Links to files of the picture; those that lead to the same stay, with the focus.
+  function offer(address) {
+    if (address === state.offered) return;
+    state.offered = address;
+    replace(files, address && FORMS.map((form) => el("a", { href: `${address}&form=${form}`, download: "", "aria-label": `${state.panel.title} as ${form.toUpperCase()}` }, form.toUpperCase())));
   }
 
   function draw() {

@@ -119,7 +119,10 @@ function marks() {
   return [...found.values()];
 }
 
-const look = { paint, marks, say, enlarge: (key) => enlarge(view.big === key ? "" : key) };
+const look = {
+  paint, marks, say, enlarge: (key) => enlarge(view.big === key ? "" : key),
+  file: (key) => `/api/watch/picture?${query()}&${new URLSearchParams({ panel: key })}`,
+};
 
 function enlarge(key) {
   const old = view.big;
