@@ -109,9 +109,9 @@ class Store(Labels):
         self._lock = threading.RLock()
         try:
             self._db = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+            self._keep_log()
             self._place = self.path.absolute()
             self._file = _identity(self._place)
-            self._keep_log()
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
             with self.transaction() as db:
