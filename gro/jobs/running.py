@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -146,8 +146,14 @@ def _recipe_says(path: Path) -> str | None:
         return None
 
 
-def keeper_of(config: Config, run: Run, carried: Carried, interrupts: Interrupts) -> Keeper:
-    """What keeps the state of a run as its recipe says."""
+def keeper_of(
+    config: Config,
+    run: Run,
+    carried: Carried,
+    interrupts: Interrupts,
+    waited: Callable[[], float] = lambda: 0.0,
+) -> Keeper:
+    """What keeps the state of a run as its recipe says.  waited: how long for people, in seconds so far."""
     portions = config.training
     return Keeper(
         run.path,
@@ -155,6 +161,7 @@ def keeper_of(config: Config, run: Run, carried: Carried, interrupts: Interrupts
         every=portions.resume_every,
         export_every=portions.save_every,
         asked=lambda: interrupts.asked,
+        waited=waited,
     )
 
 

@@ -31,9 +31,7 @@ from gro.jobs.budgeting import with_budget
 from gro.jobs.evaluate import Sample, held_out_of, samples_of
 from gro.jobs.launch import nowhere
 from gro.jobs.reward_model import run_reward_model
-from gro.jobs.running import (
-    keeper_of,
-)
+from gro.jobs.running import keeper_of
 from gro.jobs.work import Begun, Work, begin, carry_out
 from gro.policy.policy import Policy
 from gro.preflight import preflight
@@ -126,7 +124,7 @@ def _learn(work: Work, begun: Begun, stack: ExitStack) -> tuple[Recorder, HeldOu
         processes,
         config.distributed.elastic,
     )
-    keep = keeper_of(config, run, carried, work.interrupts)
+    keep = keeper_of(config, run, carried, work.interrupts, lambda: people.waited)
     resumed = Resumed() if begun.state is None else carried.load(begun.state)
     if begun.state is None:
         recorder.evaluated(0, held_out.metrics if held_out else None)
@@ -147,6 +145,7 @@ def _learn(work: Work, begun: Begun, stack: ExitStack) -> tuple[Recorder, HeldOu
             stops=recorder.stops,
             resumed=resumed,
             keep=keep,
+            waited=lambda: people.waited,
             processes=processes,
         )
         keep.finish()

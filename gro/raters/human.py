@@ -11,6 +11,7 @@ the same ones again and finds what was said of them meanwhile.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -72,6 +73,8 @@ class Asking:
     """Told what is waited for, "" for nothing any more.  None: the job has not come so far, and nobody is asked."""
     at_once: Callable[[], AbstractContextManager[None]] = field(default=nullcontext)
     """Around the waiting: in it, whoever ends the job does not wait for a step to end."""
+    waited: float = 0.0
+    """Seconds so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ class Human:
         return store
 
     def _wait(self, store: Store, items: Mapping[str, Piece]) -> None:
-        asking, before = self._asking, 0
+        asking, before, since = self._asking, 0, time.monotonic()
         assert asking.says is not None
         with asking.at_once():
             while left := missing(store, items):
@@ -150,6 +153,7 @@ class Human:
                 if self._stopped.wait(_POLL):
                     raise Interrupted("nobody waits any more")
         asking.says("")
+        asking.waited += time.monotonic() - since
 
     def _simulate(
         self, store: Store, raters: Simulated, items: Mapping[str, Piece], inner: Mapping[int, Score]

@@ -186,13 +186,16 @@ class Keeper:
         every: int | None = None,
         export_every: int = 0,
         asked: Callable[[], str | None] = lambda: None,
+        waited: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`every`: so many steps; None: after MINUTES.  `export_every`: so many steps the model is exported, 0 for
-        never.  `asked`: whether to stop, and because of what."""
+        """`every`: so many steps; None: after MINUTES, and where more time was spent waiting for people than a state
+        costs, since they may well keep it waiting until it is stopped.  `export_every`: so many steps the model is
+        exported, 0 for never.  `asked`: whether to stop, and because of what.  `waited`: seconds so far."""
         self.run, self.carried = run, carried
         self._every, self._export_every, self._asked, self._clock = every, export_every, asked, clock
-        self._since = clock()
+        self._waited = waited
+        self._since, self._waited_then, self._cost = clock(), waited(), 0.0
         self._writer: sharded_state.Writer | None = None
 
     def __call__(self, step: int, state: State) -> None:
@@ -221,19 +224,13 @@ class Keeper:
         Where weights are cut this returns when they are copied, and what fails later is raised by the next one.
         """
         self.carried.check(step)
+        begun = self._clock()
         if self.carried.shard > 1:
             self._begin(step, state)
-            return
-        if self.carried.processes.size == 1:
-            self._write(step, state)
-            return
-        fault = None
-        try:
-            if self.carried.processes.first:
-                self._write(step, state)
-        except GroError as error:
-            fault = str(error)
-        self.carried.processes.raise_together(fault)
+        else:
+            self._write_together(step, state)
+        self._since, self._waited_then = self._clock(), self._waited()
+        self._cost = self._since - begun
 
     def _end(self, alarm: str, step: int, state: State) -> None:
         """Raises GroError with the alarm, after the state was written unless weights are not finite."""
@@ -255,22 +252,31 @@ class Keeper:
         self.finish()
         final = self.run / STATE / f"{PREFIX}{step}"
         self._writer.begin(final, self.carried.parts(), lambda folder: self.carried.save(folder, step, state))
-        self._since = self._clock()
 
     def _rotate(self) -> None:
         if self.carried.processes.first:
             files.rotate(self.run / STATE, PREFIX, KEPT)
 
+    def _write_together(self, step: int, state: State) -> None:
+        fault = None
+        try:
+            if self.carried.processes.first:
+                self._write(step, state)
+        except GroError as error:
+            if self.carried.processes.size == 1:
+                raise
+            fault = str(error)
+        self.carried.processes.raise_together(fault)
+
     def _write(self, step: int, state: State) -> None:
         with files.new_directory(self.run / STATE / f"{PREFIX}{step}") as folder:
             self.carried.save(folder, step, state)
         self._rotate()
-        self._since = self._clock()
 
     def _due(self, step: int) -> bool:
         if self._every is not None:
             return step % self._every == 0
-        return self._clock() - self._since >= 60 * MINUTES
+        return self._clock() - self._since >= 60 * MINUTES or self._waited() - self._waited_then > self._cost
 
 
 def export(

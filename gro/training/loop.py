@@ -82,6 +82,7 @@ def train(
     stops: Callable[[int], bool] = lambda step: False,
     resumed: Resumed = Resumed(),
     keep: Callable[[int, State], None] = lambda step, state: None,
+    waited: Callable[[], float] = lambda: 0.0,
     processes: Processes = ALONE,
 ) -> None:
     """Trains the policy in place: take groups, prepare what the algorithm reads, update, record.
@@ -89,17 +90,19 @@ def train(
     critic: whose values the credit reads.  length_limit: most tokens a completion may have.  evaluate: held-out
     metrics of the policy as it is, measured every `portions.eval_every` steps and at the end.  stops: asked after every
     step whether it is the last.  resumed: what an earlier attempt has done.  keep: told after every step but the last,
-    with the loop's own state, so that a later attempt can go on.  processes: with whom it learns; all have the same
-    groups and come to the same numbers.
+    with the loop's own state, so that a later attempt can go on.  waited: seconds so far in which the source
+    waited for people, which are not the step's own.  processes: with whom it learns; all have the same groups and come
+    to the same numbers.
     """
     state = dict(resumed.state)
     if resumed.steps:
         source.receive(policy, resumed.steps - 1)
     for step in range(resumed.steps, portions.steps):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), waited()
         with in_step(step + 1):
             groups = source.take(step)
-        taken = time.perf_counter()
+        waiting = waited() - before
+        rollout = time.perf_counter() - start - waiting
         with in_step(step + 1, groups):
             minibatch, state = prepare(
                 collate(groups, length_limit=length_limit, device=policy.device),
@@ -127,9 +130,9 @@ def train(
         source.receive(policy, step)
         if reference is not None and portions.refresh_reference and (step + 1) % portions.refresh_reference == 0:
             reference.refresh(policy)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start - waiting
         observed = {**source.observed, **moved}
-        recorder.step(step + 1, StepResult(minibatch, updates, taken - start, seconds, observed))
+        recorder.step(step + 1, StepResult(minibatch, updates, rollout, seconds, observed, waiting))
         due = step + 1 == portions.steps or (portions.eval_every and (step + 1) % portions.eval_every == 0)
         if due:
             recorder.evaluated(step + 1, evaluate)

@@ -51,6 +51,8 @@ class StepResult:
     seconds: float
     observed: Mapping[str, float] = field(default_factory=dict)
     """What the source saw beyond the groups that are learnt from, and what moved after the updates."""
+    waiting_seconds: float = 0.0
+    """How long it waited for people besides, which says nothing of the speed."""
 
     @property
     def first(self) -> Update | None:
@@ -178,6 +180,8 @@ class Recorder:
             metrics |= self._kl_to_start(step, first)
         tokens = sum(len(g.prompt.ids) + sum(len(c.ids) for c in g.completions) for g in groups)
         self._seen += tokens
+        if result.waiting_seconds:
+            metrics["waiting_time"] = result.waiting_seconds
         return metrics | {
             "num_tokens": float(self._seen),
             "tokens/s": tokens / result.seconds,

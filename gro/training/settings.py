@@ -133,7 +133,7 @@ class Portions:
     """Every so many steps the model is written to checkpoints/; 0: at the end only."""
     resume_every: Count | None = None
     """Every so many steps everything is written that the same command needs to continue an interrupted run; None: when
-    ten minutes have passed since."""
+    ten minutes have passed since, or more time was spent waiting for people than writing it takes."""
     keep_state: bool = False
     """Keep that of a run that is finished, too.  It holds the optimizer's memory: as a rule three times the weights."""
     record_groups: Index = 4

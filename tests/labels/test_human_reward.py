@@ -155,10 +155,14 @@ def test_a_skip_is_no_reward_and_no_zero(tmp_path):
 def test_the_same_answer_is_never_asked_about_twice(tmp_path):
     room = Room(tmp_path, 1)
     assert room.score(columns(["a"], ["b"]), {"a": {"scores": [5]}, "b": {"scores": [3]}}) == [1, 0.5]
+    waited = room.asking.waited
+    assert waited > 0
     assert room.score(columns(["a"])) == [1]
+    assert room.asking.waited == waited
     again = Room(tmp_path, 1)
     assert again.score(columns(["a"], ["b"])) == [1, 0.5]
     assert again.said == []
+    assert again.asking.waited == 0
 
 
 def test_pieces_never_mix_groups():

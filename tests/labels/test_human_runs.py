@@ -208,13 +208,29 @@ def test_stopped_in_every_way_while_it_waits(base, quiet):
     assert {item for item, _ in labels(run)} == {item for item, _ in labels(quiet[1])}
 
 
+@pytest.mark.fault("P3")
+def test_a_state_is_written_where_people_were_waited_for(base, quiet):
+    """Without a word of the recipe: or Ctrl-C, which ends the next waiting, would throw the step away."""
+    run = base / "patient"
+    attempt = begin(quiet[0], run, "training.resume_every=null")
+    assert until(attempt, lambda: len(labels(run)) > PROMPTS, Person(run))  # the second step has begun
+    os.kill(attempt.pid, signal.SIGINT)
+    ended = attempt.finish()
+    assert ended.code == 75, ended.said
+    assert ended.said.splitlines()[-1].endswith("the same command continues after step 1")
+    with RunReader(run) as reader:
+        times = reader.metrics()
+    assert times["waiting_time"][0].tolist() == [1]
+    assert times["step_time"][1] > times["rollout_time"][1] > 0
+
+
 @pytest.mark.fault("P1")
 def test_from_a_state_before_what_was_used(base, quiet):
     """Steps are done again from the labels that they were done with, which nobody can take back meanwhile."""
     path, _ = quiet
     run = base / "again"
     person = Person(run)
-    attempt = begin(path, run, "training.resume_every=null")
+    attempt = begin(path, run, "training.resume_every=9")
     assert until(attempt, lambda: len(labels(run)) > 2 * PROMPTS, person)  # two steps done, and no state written
     assert attempt.kill().killed
     assert not list((run / "state").glob("step-*"))

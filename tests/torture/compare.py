@@ -8,10 +8,10 @@ from typing import Any
 
 from gro.runs.store import DATABASE
 
-TIMES = ("tokens/s", "step_time", "rollout_time")
+TIMES = ("tokens/s", "step_time", "rollout_time", "waiting_time")
 """Metrics that are measurements of time."""
 _TABLES = {
-    "metrics": "SELECT step, name, value FROM metrics WHERE name NOT IN (?, ?, ?) ORDER BY step, name",
+    "metrics": "SELECT step, name, value FROM metrics WHERE name NOT IN (?, ?, ?, ?) ORDER BY step, name",
     "steps": "SELECT step FROM steps ORDER BY step",
     "prompts": 'SELECT step, "group", key, text, ids FROM prompts ORDER BY step, "group"',
     "rollouts": 'SELECT step, row, "group", text, ids, role, reward, rewards, finish, temperature, version'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from gro.algorithms import build
 from gro.errors import GroError
 from gro.objective import Algorithm
 from gro.policy.policy import Policy
+from gro.training import loop
 from gro.training.batching import Minibatch
 from gro.training.critic import CriticUpdate
 from gro.training.learner import Learner, Update
@@ -112,6 +114,28 @@ def test_an_alarm_ends_the_run_when_all_of_its_step_is_kept(alarm: int, end: lis
     with pytest.raises(GroError, match="an alarm"):
         run(diary, Portions(steps=3, eval_every=1), keep=keep)
     assert diary.written[diary.written.index(f"record {alarm} of 1") + 1 :] == end
+
+
+def test_waiting_for_people_is_no_time_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking the groups lasts 100 seconds, 90 of them waiting, and an update 5."""
+    now, waited, results = [1000.0], [7.0], []
+
+    class Slow(Diary):
+        def take(self, step: int) -> list[Group]:
+            now[0] += 100
+            waited[0] += 90
+            return super().take(step)
+
+        def update(self, minibatch: Minibatch) -> Update | CriticUpdate:
+            now[0] += 5
+            return super().update(minibatch)
+
+        def step(self, step: int, result: Any) -> None:
+            results.append((result.rollout_seconds, result.seconds, result.waiting_seconds))
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    run(Slow(), Portions(steps=2), waited=lambda: waited[0])
+    assert results == [(10.0, 15.0, 90.0)] * 2
 
 
 def test_every_learner_sees_every_minibatch_and_each_group_once_per_pass() -> None:
