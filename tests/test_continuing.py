@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import shutil
@@ -106,10 +107,21 @@ def test_what_is_held_out_may_change(how: str, folder: Path) -> None:
 @pytest.mark.fault("D14")
 def test_held_out_rows_may_not_change_under_their_name(folder: Path) -> None:
     held_out = folder / "held.jsonl"
-    held_out.write_text('{"prompt": "1-0=", "completion": "1"}\n')
+    first, second = (f'{{"prompt": "1-0=", "completion": "{number}"}}\n' for number in (1, 2))
+    held_out.write_text(first)
     path = _interrupted(folder, "held", eval={"data": {"path": str(held_out)}})
-    held_out.write_text('{"prompt": "1-0=", "completion": "2"}\n')
-    _refused(cli("train", path), "was begun with other content: eval.data: file 1", str(held_out))
+    held_out.write_text(second)
+    digests = [hashlib.sha256(text.encode()).hexdigest() for text in (first, second)]
+    said = f"was begun with other content: eval.data: file 1 ({held_out}) had sha256 {digests[0]}, and now {digests[1]}"
+    for command in ("check", "train"):
+        _refused(cli(command, path), f"{said}. Restore it to continue")
+    held_out.write_text(first)
+    assert "other content" not in cli("check", path).out
+    assert cli("train", path).code == 0
+    held_out.write_text(second)
+    checked = cli("check", path)  # it is finished, so that nothing is refused
+    assert checked.code == 0
+    assert f"note: {folder / 'held'} {said}\n" in checked.out
 
 
 def _grow(weights: Path) -> None:
@@ -139,7 +151,8 @@ def test_models_that_give_rewards_and_values_may_not_change(folder: Path) -> Non
     shutil.copy(weights, kept := folder / "kept.safetensors")
     _grow(weights)
     said = "(" + str(weights) + ") had sha256"
-    _refused(cli("train", path), f"rewards.0: model.safetensors {said}", f"critic.path: model.safetensors {said}")
+    for command in ("check", "train"):
+        _refused(cli(command, path), f"rewards.0: model.safetensors {said}", f"critic.path: model.safetensors {said}")
     shutil.copy(kept, weights)
     done = cli("train", path)
     assert done.code == 0, done.err
@@ -152,7 +165,8 @@ def test_weights_of_the_start_may_not_change_beside_their_manifest(folder: Path)
     assert (start / "manifest.json").is_file()
     path = _interrupted(folder, "grown", model=str(start))
     _grow(start / "model.safetensors")
-    _refused(cli("train", path), "model: model.safetensors", "was begun with other content")
+    for command in ("check", "train"):
+        _refused(cli(command, path), "model: model.safetensors", "was begun with other content")
 
 
 @pytest.mark.fault("C4")

@@ -11,6 +11,7 @@ from gro.assemble.identity import (
     may_differ,
     model_behind,
     places_of,
+    refuse_other_content,
     reward_specs,
 )
 from gro.assemble.learning import Learning, critic_of, learner_of, learning_of, needs_start
@@ -48,6 +49,7 @@ __all__ = [
     "needs_start",
     "places_of",
     "prompts_of",
+    "refuse_other_content",
     "reward_specs",
     "rewards_inside",
     "rewards_of",

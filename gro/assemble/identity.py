@@ -62,6 +62,21 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return [key for key in keys if not (other and key.partition(".")[0] == _HELD_OUT)]
 
 
+def refuse_other_content(
+    run: str, before: Mapping[str, str], now: Mapping[str, str], places: Mapping[str, str]
+) -> None:
+    """Raises GroError where a run was begun with other content than that of now; `places`: where it is now."""
+    found = [
+        f"{what} ({places.get(what, 'gone')}) had sha256 {before.get(what, 'none')}, and now {now.get(what, 'none')}"
+        for what in changed(before, now)
+    ]
+    if found:
+        raise GroError(
+            f"{run} was begun with other content: {'; '.join(found)}. Restore it to continue, or choose another "
+            "directory"
+        )
+
+
 def places_of(config: Config, data: Data, start: Start) -> dict[str, str]:
     """Where that content is now, by the same keys."""
     found: dict[str, str] = {}

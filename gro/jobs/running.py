@@ -8,7 +8,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from gro.assemble import MODEL, ROUNDING, START, Data, Start, changed, identity_of, may_differ, places_of, start_of
+from gro.assemble import (
+    MODEL,
+    ROUNDING,
+    START,
+    Data,
+    Start,
+    identity_of,
+    may_differ,
+    places_of,
+    refuse_other_content,
+    start_of,
+)
 from gro.config import Config
 from gro.errors import GroError, Interrupted
 from gro.jobs.interrupts import Interrupts
@@ -170,16 +181,7 @@ def check_identity(run: Run, config: Config, data: Data, start: Start, processes
     another process has others."""
     now, before = identity_of(config, data, start), run.kept("identity")
     agree(processes, config, now)
-    places = places_of(config, data, start)
-    found = [
-        f"{what} ({places.get(what, 'gone')}) had sha256 {before.get(what, 'none')}, and now {now.get(what, 'none')}"
-        for what in changed(before or now, now)
-    ]
-    if found:
-        raise GroError(
-            f"{shown(run.path)} was begun with other content: {'; '.join(found)}. Restore it to continue, or choose "
-            "another directory"
-        )
+    refuse_other_content(shown(run.path), before or now, now, places_of(config, data, start))
     if before is not None and before != now:
         run.event("warning", "the eval section is another one than before: what is held out cannot be compared")
     if before != now:

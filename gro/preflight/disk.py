@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from gro.assemble import MODEL, START, may_differ
+from gro.assemble import MODEL, START, Data, Start, identity_of, may_differ, places_of, refuse_other_content
 from gro.config import Config
 from gro.errors import GroError
 from gro.objective import Algorithm
@@ -133,6 +133,30 @@ def check_directory(config: Config) -> str | None:
         raise GroError(f"run: {path} cannot be made: {place} {reason}")
     if not os.access(place, os.W_OK | os.X_OK) or os.statvfs(place).f_flag & os.ST_RDONLY:
         raise GroError(f"run: {path} cannot be written: {place} is read-only for this user")
+    return None
+
+
+def check_content(config: Config, data: Data, start: Start) -> str | None:
+    """Raises GroError where the run that is to be continued was begun with other data, template, model or code; what is
+    said where it is finished."""
+    path = Path(config.run).expanduser().absolute()
+    if not (path / DATABASE).is_file():
+        return None
+    try:
+        reader = RunReader(path)
+    except EmptyRunError:
+        return None
+    with reader:
+        before, finished = reader.kept("identity"), reader.status == "finished"
+        begun = finished or reader.last_step is not None or any((path / STATE).glob("*"))
+    if before is None or not begun:
+        return None
+    try:
+        refuse_other_content(str(path), before, identity_of(config, data, start), places_of(config, data, start))
+    except GroError as error:
+        if not finished:
+            raise
+        return str(error).partition(". Restore")[0]
     return None
 
 

@@ -30,7 +30,7 @@ from gro.engines.base import Sampling
 from gro.objective import Algorithm
 from gro.preflight.batch import first_batch
 from gro.preflight.data import check_data, held_out_rows
-from gro.preflight.disk import check_directory
+from gro.preflight.disk import check_content, check_directory
 from gro.preflight.endings import check_endings
 from gro.preflight.estimate import Needs, check_disk, check_memory, needs, show_memory
 from gro.preflight.masks import show_batch
@@ -105,6 +105,7 @@ def check(config: Config, console: Console) -> None:
     start = start_of(config)
     folders_of(config, start)
     data = load_data(config, start)
+    other = check_content(config, data, start)
     with ExitStack() as stack:
 
         def open_rewards(specs: Sequence[Any]) -> Rewards:
@@ -113,8 +114,8 @@ def check(config: Config, console: Console) -> None:
 
         found = preflight(config, start, data, console, open_rewards=open_rewards, full=True)
         console.print(_summary(config, algorithm, data, found))
-    if told is not None:
-        say(console, f"note: {told}")
+    for note in filter(None, (told, other)):
+        say(console, f"note: {note}")
     console.print(Text("the recipe is sound", style="green"))
 
 
