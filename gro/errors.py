@@ -14,10 +14,11 @@ class GroError(ValueError):
 class Interrupted(BaseException):
     """Somebody asked a job to stop, and the same command goes on with it.  The message says from where."""
 
-    def __init__(self, why: str, *, saved: bool = False) -> None:
-        """saved: the state was written first, and the message is complete."""
+    def __init__(self, why: str, *, saved: bool = False, together: bool = False) -> None:
+        """saved: the state was written first, and the message is complete.  together: all processes end by it, none
+        because of another."""
         super().__init__(why)
-        self.saved = saved
+        self.saved, self.together = saved, together
 
 
 class DataError(GroError):

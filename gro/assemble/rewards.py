@@ -21,7 +21,7 @@ from gro.policy.folder import find
 from gro.policy.loading import load_tokenizer
 from gro.policy.reward_model import RewardModel
 from gro.raters.human import RATINGS, Asking, Human, Inner
-from gro.raters.spec import HUMAN, HumanSettings, asking
+from gro.raters.spec import HUMAN, HumanSettings
 from gro.recipe import ModelSettings
 from gro.rewards import Failure, Rewards
 from gro.rewards.ranges import ScoreRange
@@ -29,7 +29,6 @@ from gro.rewards.rewards import Inside, scoring_of
 from gro.rewards.spec import RewardSpec
 from gro.rewards.trained import Trained
 from gro.runs.store import Run
-from gro.training.processes import ALONE, Processes
 
 
 def rewards_of(
@@ -78,12 +77,8 @@ def rewards_inside(
     return models | {HUMAN: partial(_human, models, people, time_limit)}
 
 
-def asking_in(config: Config, run: Path, processes: Processes = ALONE) -> Asking:
-    """How a run asks people, from when it says what it waits for; a GroError naming the key where it cannot."""
-    asked = asking(config.rewards)
-    if processes.size > 1 and asked:
-        key = f"rewards.{next(iter(asked))}"
-        raise GroError(f"{key}: human asks people from one process, and this run has {processes.size}: start one")
+def asking_in(config: Config, run: Path) -> Asking:
+    """How a run asks people, from when it says what it waits for."""
     shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
     return Asking(run / RATINGS, config.group_size, config.training.seed, how=f"gro label {shlex.quote(str(shown))}")
 

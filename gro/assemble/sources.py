@@ -8,6 +8,8 @@ from gro.engines.base import Engine, Sampling
 from gro.engines.base import Progress as OnProgress
 from gro.errors import GroError, nearest
 from gro.objective import Algorithm
+from gro.raters.human import Asking
+from gro.raters.spec import asking
 from gro.rewards import Normalised, Rewards
 from gro.training.loop import Source
 from gro.training.processes import ALONE, Processes
@@ -27,15 +29,20 @@ def source_of(
     algorithm: Algorithm,
     on_progress: OnProgress | None,
     processes: Processes = ALONE,
+    people: Asking | None = None,
 ) -> Source:
-    """Offline rows, rollouts, or both in their shares; in the form that the algorithm learns from."""
+    """Offline rows, rollouts, or both in their shares; in the form that the algorithm learns from.
+
+    people: how they are asked, where a reward does.
+    """
     if rewards is not None and data.online is not None:
         check_names(config, rewards)
-    scorer = None if rewards is None else shared(rewards, processes)
+    people = people if asking(config.rewards) else None
+    scorer = None if rewards is None else shared(rewards, processes, people)
     normalised = rewards
     if rewards is not None and config.reward_normalise != "none":
         normalised = Normalised(rewards, config.reward_normalise)
-    learnt = None if normalised is None else shared(normalised, processes)
+    learnt = None if normalised is None else shared(normalised, processes, people)
     source = _unshaped(config, data, engine, scorer, learnt, sampling, algorithm, on_progress)
     logged = any(dataset.kind == "rewarded" for dataset, _ in data.offline)
     shapes: list[Shape] = [best_against_worst] if algorithm.pairs and (data.online is not None or logged) else []

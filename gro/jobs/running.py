@@ -82,7 +82,8 @@ def run_of(config: Config, console: Console, job: Job = SOLE) -> Iterator[tuple[
                 if not why.saved:
                     states = files.complete_directories(run.path / STATE, PREFIX)
                     goes_on = f"continues after step {_step(states[0])}" if states else "begins anew"
-                    raise Interrupted(f"{why}: {shown(run.path)} is not finished; the same command {goes_on}") from None
+                    said = f"{why}: {shown(run.path)} is not finished; the same command {goes_on}"
+                    raise Interrupted(said, together=why.together) from None
                 raise
             except Exception as error:
                 if job.watchdog is not None and (failure := job.watchdog.cause_of(error)) is not None:

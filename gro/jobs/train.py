@@ -71,7 +71,7 @@ def _train(work: Work) -> None:
 def _learn(work: Work, begun: Begun, stack: ExitStack) -> tuple[Recorder, HeldOut | None, Policy]:
     """Everything between the checks and the result; what is opened is closed with the stack."""
     run, processes, algorithm, data = work.run, work.processes, begun.algorithm, begun.data
-    people = asking_in(work.config, run.path, processes)
+    people = asking_in(work.config, run.path)
 
     def open_rewards(specs: Sequence[Any]) -> Rewards:
         return stack.enter_context(rewards_of(work.config, specs, begun.start.tokenizer, run, people))
@@ -81,7 +81,9 @@ def _learn(work: Work, begun: Begun, stack: ExitStack) -> tuple[Recorder, HeldOu
     judges = found.rewards.get("eval.rewards", rewards if evaluation_rewards(work.config) else None)
     stream = None if processes.first else nowhere()
     show = stack.enter_context(progress(work.config.training.steps, algorithm.name, stream))
-    people.says, people.at_once = show.waiting, work.interrupts.at_once
+    people.says, people.asked = show.waiting, lambda: work.interrupts.asked
+    if processes.size == 1:
+        people.at_once = work.interrupts.at_once
     config, policy, start = _models(work, begun)
     learning = learning_of(config, policy, algorithm, processes)
     # What is learnt against may follow the policy; what is measured stays relative to the start.
@@ -113,7 +115,7 @@ def _learn(work: Work, begun: Begun, stack: ExitStack) -> tuple[Recorder, HeldOu
         restricted=sampling.top_p < 1 or sampling.top_k > 0,
         ranges=rewards.ranges if rewards is not None else None,
     )
-    source = source_of(config, data, engine, rewards, sampling, algorithm, show.generating, processes)
+    source = source_of(config, data, engine, rewards, sampling, algorithm, show.generating, processes, people)
     carried = Carried(
         policy,
         source,

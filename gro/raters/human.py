@@ -75,6 +75,10 @@ class Asking:
     """Around the waiting: in it, whoever ends the job does not wait for a step to end."""
     waited: float = 0.0
     """Seconds so far."""
+    asked: Callable[[], str | None] = lambda: None
+    """Whether this one of several processes is to stop, and because of what."""
+    stop: str | None = None
+    """Why nobody is waited for any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +154,8 @@ class Human:
                 if left != before:
                     asking.says(f"waiting for {left} rating{'s' if left > 1 else ''}: {asking.how}")
                     before = left
-                if self._stopped.wait(_POLL):
-                    raise Interrupted("nobody waits any more")
+                if self._stopped.wait(_POLL) or asking.stop is not None:
+                    raise Interrupted(asking.stop or "nobody waits any more")
         asking.says("")
         asking.waited += time.monotonic() - since
 

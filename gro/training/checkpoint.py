@@ -216,7 +216,8 @@ class Keeper:
             self.save(step, state)
         if why:
             self.finish()
-            raise Interrupted(f"{why}: the state after step {step} is saved; the same command continues", saved=True)
+            said = f"{why}: the state after step {step} is saved; the same command continues"
+            raise Interrupted(said, saved=True, together=True)
 
     def save(self, step: int, state: State) -> None:
         """Writes the state after this step, and then removes the oldest; a GroError is raised in all processes.

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from gro.engines.base import Engine, Progress, Sampling
-from gro.errors import GroError
+from gro.errors import GroError, Interrupted
+from gro.raters.human import Asking
 from gro.rewards import Tally, refuse_failures
 from gro.training.processes import Processes
 from gro.training.rollouts import Scorer
 from gro.types import Completion, Group, Prompt
 
 T = TypeVar("T")
+Given = list[tuple[float | None, dict[str, float | None]]]
+"""Of each completion of a group its reward, and the parts of that."""
+
+_LOOK = 0.5
+"""Seconds between two looks whether people have answered."""
 
 
 class SharedEngine:
@@ -71,21 +78,70 @@ class SharedScorer:
         mine = self._processes.share(groups)
         told: list[Tally] = []
 
-        def judge() -> list[list[tuple[float | None, dict[str, float | None]]]]:
-            scored = self._rewards.score(mine, step=step, tell=told.append) if mine else []
-            return [[(c.reward, dict(c.rewards)) for c in group.completions] for group in scored]
+        def judge() -> list[Given]:
+            return _given(self._rewards.score(mine, step=step, tell=told.append)) if mine else []
 
         everything = _together(self._processes, judge)
         refuse_failures(*self._processes.join(told))
         return [_rewarded(group, given) for group, given in zip(groups, everything, strict=True)]
 
 
-def shared(rewards: Telling, processes: Processes) -> Scorer:
-    """The rewards as all processes give them together."""
-    return rewards if processes.size == 1 else SharedScorer(rewards, processes)
+class FirstScorer:
+    """Rewards that ask people: the first process gives them for all.
+
+    The others look every now and then whether it has them.  A collective that waits for people would end at its time
+    limit, and nobody could stop it.
+    """
+
+    def __init__(self, rewards: Scorer, processes: Processes, people: Asking) -> None:
+        self._rewards, self._processes, self._people = rewards, processes, people
+
+    def score(self, groups: Sequence[Group], *, step: int = 0) -> list[Group]:
+        """See `Scorer.score`; Interrupted in all processes where one was asked to stop meanwhile."""
+        first, people = self._processes.first, self._people
+        with ThreadPoolExecutor(1) as thread:
+            work = thread.submit(self._rewards.score, groups, step=step) if first else None
+            try:
+                while not self._over(work):
+                    pass
+            except BaseException:  # another process is gone: the thread need not wait for people either
+                people.stop = "nobody waits any more"
+                raise
+        found = self._processes.join([] if work is None else [_outcome(work)])[0]
+        if not isinstance(found, list):
+            raise found
+        return [_rewarded(group, given) for group, given in zip(groups, found, strict=True)]
+
+    def _over(self, work: Future[list[Group]] | None) -> bool:
+        if work is not None:
+            wait([work], _LOOK)
+        found = self._processes.join([(work is not None and work.done(), self._people.asked())])
+        self._people.stop = next((why for _, why in found if why is not None), None)
+        return any(done for done, _ in found)
 
 
-def _rewarded(group: Group, given: Sequence[tuple[float | None, dict[str, float | None]]]) -> Group:
+def _outcome(work: Future[list[Group]]) -> list[Given] | GroError | Interrupted:
+    """What the rewards have come to, for all."""
+    try:
+        return _given(work.result())
+    except GroError as error:
+        return GroError(str(error))
+    except Interrupted as error:
+        return Interrupted(str(error), together=True)
+
+
+def shared(rewards: Telling, processes: Processes, people: Asking | None = None) -> Scorer:
+    """The rewards as all processes give them together.  people: where they are asked, how."""
+    if processes.size == 1:
+        return rewards
+    return SharedScorer(rewards, processes) if people is None else FirstScorer(rewards, processes, people)
+
+
+def _given(scored: Sequence[Group]) -> list[Given]:
+    return [[(c.reward, dict(c.rewards)) for c in group.completions] for group in scored]
+
+
+def _rewarded(group: Group, given: Given) -> Group:
     pairs = zip(group.completions, given, strict=True)
     return replace(group, completions=tuple(replace(c, reward=r, rewards=parts) for c, (r, parts) in pairs))
 

@@ -76,13 +76,13 @@ class Watchdog:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         failure = self.cause_of(error)
-        if error is None:
+        if error is None or _of_all(error):
             self._tell(f"gro/done/{self.processes.rank}", "1")
         elif self.failure is None:
             here = f"process {self.processes.rank} on {socket.gethostname()}"
             self._tell("gro/failed", f"{here} stopped: {_words(error)}")
-            if self.processes.first and not _agent_keeps_store():
-                time.sleep(2 * INTERVAL)  # the store ends with this process: the others shall have heard
+        if error is not None and self.failure is None and self.processes.first and not _agent_keeps_store():
+            time.sleep(2 * INTERVAL)  # the store ends with this process: the others shall have heard
         self._over.set()
         for thread in self._threads:
             thread.join(GRACE)
@@ -91,7 +91,7 @@ class Watchdog:
 
     def cause_of(self, error: BaseException | None) -> str | None:
         """The failure of another process of which this error is what it looks like from here."""
-        if error is None or isinstance(error, GroError):
+        if error is None or isinstance(error, GroError) or _of_all(error):
             return None
         if self._patient and (looks := _looks_of_another(error)):
             self._found.wait(INTERVAL * looks)
@@ -198,10 +198,15 @@ def _end_soon(number: int, frame: FrameType | None) -> None:
     timer.start()
 
 
+def _of_all(error: BaseException) -> bool:
+    """Whether all processes have agreed to stop."""
+    return isinstance(error, Interrupted) and error.together
+
+
 def _looks_of_another(error: BaseException) -> int:
     """How many looks it may take until it is known of which other process's end this error may come."""
     if isinstance(error, KeyboardInterrupt | Interrupted):
-        return 0 if "saved" in str(error) else 3  # torchrun asks all to end where one has
+        return 3  # torchrun asks all to end where one has
     text = f"{type(error).__name__}: {error}"
     broken = isinstance(error, DistError) or any(word in text for word in ("gloo", "NCCL", "peer"))
     return SILENCE + 3 if broken else 0

@@ -8,12 +8,8 @@ from typing import Any
 
 import pytest
 
-from gro.assemble import asking_in
-from gro.config import check_config
-from gro.errors import GroError
 from gro.runs import RunReader
 from gro.runs.plain import dump_yaml, load_yaml
-from gro.training.processes import Processes
 from jobs_on_sums import MODEL, SUMS, Done, cli, recipe, write_data, write_rows
 from labels.people import labels
 
@@ -82,12 +78,3 @@ def test_every_round_of_resampling_asks(folder):
     with RunReader(folder / "job") as run:
         assert run.metrics()["resample/prompts"][1].tolist() == [6]
     assert len(labels(folder / "job")) > 8  # of twelve answers, a few of which may be equal
-
-
-def test_several_processes_are_refused_by_the_key(folder):
-    keys = {"run": "r", "model": MODEL, "algorithm": "grpo", "online": {"path": "sums.jsonl"}, "prompts_per_step": 2}
-    keys |= {"rewards": ["length", "human"], "group_size": 2, "training": {"steps": 1}}
-    config = check_config(keys, "recipe")
-    assert asking_in(config, folder / "r").how == "gro label r"
-    with pytest.raises(GroError, match=r"rewards\.1: human asks people from one process, and this run has 2"):
-        asking_in(config, folder / "r", Processes(1, 2))

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,6 +24,7 @@ from gro.runs import RunReader
 from gro.runs.progress import Progress
 from jobs_on_sums import MODEL, cli, recipe, write_data
 from labels.people import Person, best, labels, number, scores, waiting
+from several_ranks import Ranks
 from torture.attempts import Attempt, Ended, preload
 from torture.compare import differences
 from torture.trials import without_pictures
@@ -302,6 +304,45 @@ def test_bandit_feedback_of_simulated_people_teaches(base):
     begins = [text[:1].isdigit() for text in texts]
     first, last = begins[: len(begins) // 6], begins[-len(begins) // 6 :]
     assert sum(last) / len(last) > sum(first) / len(first) + 0.4
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+
+def together(path: Path, run: Path, person: Person, then: Callable[[Ranks], object] | None = None) -> list[Ended]:
+    """`gro train` in two processes; `then`: what is done where it waits in the second step, after the first label."""
+    with Ranks(2, ["train", str(path), f"run={run}"], run.parent, name=run.name) as ranks:
+
+        def begun() -> bool:
+            if then is None or len(labels(run)) <= PROMPTS:
+                person.answer()
+                return False
+            return "waiting for" in ranks.said()
+
+        if ranks.wait(begun) and then is not None:
+            then(ranks)
+        return [ended for ended in ranks.finish() if ended is not None]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("P3")
+def test_two_processes_ask_once_and_stop_together(base):
+    path = written(base, "of-two", training={"steps": 2})
+    alone, run, stopped = base / "alone", base / "two", base / "two-stopped"
+    undisturbed(path, alone, Person(alone))
+    assert [ended.code for ended in together(path, run, Person(run))] == [0, 0]
+    assert rollouts(run)[:PROMPTS] == rollouts(alone)[:PROMPTS]
+    items = [item for item, _ in labels(run)]
+    assert len(items) == len(set(items))
+    assert set(items[:PROMPTS]) == {item for item, _ in labels(alone)[:PROMPTS]}
+
+    person = Person(stopped)
+    for asked, how in ((1, signal.SIGTERM), (0, signal.SIGINT)):
+        for ended in together(path, stopped, person, partial(Ranks.signal, rank=asked, number=how)):
+            assert ended.code == 75, ended.said
+            assert ended.said.splitlines()[-1].endswith("is not finished; the same command continues after step 1")
+    assert [ended.code for ended in together(path, stopped, person)] == [0, 0]
+    assert differences(run, stopped) == []
 
 
 # --- what somebody sees who looks on ----------------------------------------------------------------------------------
