@@ -219,6 +219,9 @@ def test_a_run_that_an_alarm_ended_goes_on_from_there_with_another_limit(folder:
             assert reader.last_step == 2
             assert reader.status == "interrupted"
     assert done.steps == []
+    checked = cli("check", path)
+    assert checked.code == 0, checked.err
+    assert f"note: {folder / name} holds a run that an alarm has ended: {_STOPPED}" in checked.out
     done = cli("train", path, other)
     assert done.code == 0, done.err
     assert "continues after step 2" in done.out

@@ -18,7 +18,7 @@ from gro.runs.identity import differences
 from gro.runs.plain import size_text
 from gro.runs.reader import RunReader
 from gro.runs.store import CHECKPOINTS, CONFIG, DATABASE, STATE
-from gro.training.checkpoint import KEPT
+from gro.training.checkpoint import KEPT, PREFIX
 
 _STATES = KEPT + 1
 """Those that are kept, and the one that is being written before the oldest goes."""
@@ -122,6 +122,8 @@ def check_directory(config: Config) -> str | None:
                     "another directory"
                 )
             said = f"{path} holds a run that is not finished; the same command continues it"
+            if (alarm := _ended_by(path)) is not None:
+                said = f"{path} holds a run that an alarm has ended: {alarm}"
             return f"{said} (it is running now: {reader.owner})" if reader.status == "running" else said
     if path.is_dir() and not (path / CONFIG).exists() and any(p for p in path.iterdir() if not p.name.startswith(".")):
         names = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))[:3]
@@ -158,6 +160,15 @@ def check_content(config: Config, data: Data, start: Start) -> str | None:
             raise
         return str(error).partition(". Restore")[0]
     return None
+
+
+def _ended_by(run: Path) -> str | None:
+    """The alarm that ended it after its newest state, in words; None where none did."""
+    states = files.complete_directories(run / STATE, PREFIX)
+    try:
+        return files.read_json(states[0] / "state.json")["recorder"]["ended"]["said"] if states else None
+    except (GroError, KeyError):  # damaged, or of another version: continuing it says so
+        return None
 
 
 def _size(folder: Path) -> int:
