@@ -10,7 +10,7 @@ from gro.runs.series import Series
 
 AXES = ("step", "tokens", "hours")
 """tokens: of prompts and completions, as far as they were learnt from.  hours: the time that steps took, with what was
-sampled and scored for them; neither evaluation, nor what lies between two sessions of a run."""
+sampled and scored for them; neither evaluation, nor waiting for people, nor what lies between two sessions of a run."""
 STEP, TOKENS, HOURS = AXES
 _METRICS = {TOKENS: "num_tokens", HOURS: "step_time"}
 

@@ -51,7 +51,7 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("gap_ratio", "Sampler–trainer ratio", ("sampling/*ratio/mean", "sampling/*ratio/*")),
     ("outside_gap", "Sampler–trainer: tokens 10 % apart, share", ("sampling/outside",)),
     ("speed", "Tokens per second", ("tokens/s",)),
-    ("seconds", "Seconds per step", ("step_time", "rollout_time")),
+    ("seconds", "Seconds per step", ("step_time", "rollout_time", "waiting_time")),
 )
 """Key, title, and patterns of the metrics under it (TRL's names where TRL has them); a metric is drawn in the first
 panel that it fits.  Of several runs the first that most of them have is drawn, so what says most stands first.
