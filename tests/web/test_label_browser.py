@@ -347,6 +347,40 @@ def test_markdown_and_maths(browser, tmp_path):
         assert page.locator(".plain", has_text="Title").inner_text() == RICH.replace("\u202e", "U+202E")
 
 
+FORMULAS = r"""$x \in \mathbb{R}$
+
+$\mathcal{L} = \mathbb E_{p}[\mathbb{1}]$
+
+$\mathrm{KL}(P)$
+
+$50\% \text{ of } \$18$
+
+$1 \text{ if } x$
+
+$\mathbb{x}$"""
+
+
+def test_what_a_formula_says_is_not_lost(browser, tmp_path):
+    """Letters of other alphabets are others, and a space between words stays one."""
+    store = Store(tmp_path / "labels.db")
+    store.add([Item("p", [FORMULAS, "other"])])
+    with opened(browser, store) as page:
+        set_ = page.locator("math").evaluate_all("all => all.map(e => e.textContent)")
+        assert set_ == ["x∈ℝ", "ℒ=𝔼p[𝟙]", "KL(P)", "50%\u00a0of\u00a0$18", "1\u00a0if\u00a0x"]
+        assert page.locator("math [mathvariant=normal]").all_text_contents() == ["K", "L"]
+        assert page.locator("code.tex").inner_text() == r"\mathbb{x}"
+
+
+def test_the_table_of_people_breaks_names_and_not_its_heads(browser, tmp_path):
+    store = stored(tmp_path, n=1)
+    with opened(browser, store, name="a" * 60, width=400) as page:
+        press(page, store, "ArrowLeft", "a", made=1)
+        page.wait_for_selector("dialog#agreed th")
+        height = page.locator("dialog th").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
+        assert max(height) < 40  # one line
+        assert page.locator("dialog").evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
 @pytest.mark.fault("W4")
 def test_no_text_of_a_model_is_run(browser, tmp_path):
     """G15: two hundred texts, each as a completion in both ways of showing it, as a prompt, a name and a rationale."""
