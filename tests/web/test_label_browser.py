@@ -15,7 +15,7 @@ from gro.labels.items import Item
 from gro.labels.store import Store
 from web.browser import LONG, box, strict_page, until
 from web.injections import RUN, injections
-from web.labelling import site, stored
+from web.labelling import say, site, stored
 
 pytestmark = pytest.mark.timeout(900)
 _EXPECTED = "status of (409|507)|ERR_FAILED"
@@ -372,9 +372,10 @@ def test_what_a_formula_says_is_not_lost(browser, tmp_path):
 
 
 def test_the_table_of_people_breaks_names_and_not_its_heads(browser, tmp_path):
-    store = stored(tmp_path, n=1)
+    store = stored(tmp_path, n=1, per_item=2)
+    say(store, "b" * 60, {"choice": 0})
     with opened(browser, store, name="a" * 60, width=400) as page:
-        press(page, store, "ArrowLeft", "a", made=1)
+        press(page, store, "ArrowLeft", "a", made=2)
         page.wait_for_selector("dialog#agreed th")
         height = page.locator("dialog th").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
         assert max(height) < 40  # one line
