@@ -101,6 +101,26 @@ def test_a_rationale_and_the_windows_with_keys_alone(browser, tmp_path):
     assert 0 < seconds <= time.monotonic() - began
 
 
+def test_an_undo_gives_the_reason_back_to_who_wrote_it(browser, tmp_path):
+    store = stored(tmp_path, n=2)
+    with opened(browser, store) as page:
+        press(page, store, "r")
+        page.keyboard.type("because")
+        press(page, store, "Escape", "ArrowLeft", made=1)
+        assert page.locator("#rationale").input_value() == ""
+        press(page, store, "u")
+        until(page, "document.getElementById('rationale')?.value === 'because'")
+        press(page, store, "ArrowRight", made=2)
+        press(page, store, "u")
+        until(page, "document.getElementById('rationale')?.value === 'because'")
+        page.click("#who")
+        page.fill("#name", "ben")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".completion")
+        assert page.locator("#rationale").input_value() == ""
+    assert store.read("SELECT answer, rationale FROM labels WHERE id = 2") == [('{"choice": 1}', "because")]
+
+
 def test_pairs_with_buttons_alone_on_a_narrow_touch_screen(browser, tmp_path):
     store = stored(tmp_path, n=4)
     with opened(browser, store, width=400, has_touch=True, color_scheme="dark") as page:
