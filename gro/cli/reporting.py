@@ -21,7 +21,7 @@ Every = Annotated[
     bool, typer.Option("--every", help="Also draw the metrics that have no place among the usual curves.")
 ]
 Pictures = Annotated[Path | None, typer.Option(help="Also draw every curve into a file of its own in this folder.")]
-Format = Annotated[str, typer.Option("--format", help="Of these files: png, svg or pdf.")]
+Format = Annotated[str | None, typer.Option("--format", help="Of these files: png, svg or pdf; else png.")]
 Axis = Annotated[str, typer.Option("--x", help="Draw curves over step, tokens or hours (of training).")]
 SMOOTH, STEP = 0.05, "step"
 
@@ -36,7 +36,7 @@ def report(
     axis: Axis = STEP,
     every: Every = False,
     pictures: Pictures = None,
-    form: Format = "png",
+    form: Format = None,
 ) -> None:
     """Write a run's report.html again, with what is known of it by now; and its curves as files for documents."""
     _check(output, pictures, form, axis)
@@ -50,7 +50,7 @@ def report(
         drawn = panels(series, smooth=smooth, every=every, x=axis)
         print(write_page(reader, drawn, output))
     if pictures is not None:
-        _draw(drawn, pictures, form)
+        _draw(drawn, pictures, form or "png")
 
 
 @app.command()
@@ -64,7 +64,7 @@ def compare(
     ] = True,
     every: Every = False,
     pictures: Pictures = None,
-    form: Format = "png",
+    form: Format = None,
 ) -> None:
     """Compare runs on one page: curves over each other, reward against KL, settings that differ, answers.
 
@@ -78,10 +78,10 @@ def compare(
     drawn = compared.panels(smooth, every=every, x=axis)
     print(write_comparison(compared, output, drawn))
     if pictures is not None:
-        _draw(drawn, pictures, form)
+        _draw(drawn, pictures, form or "png")
 
 
-def _check(output: Path | None, pictures: Path | None, form: str, axis: str) -> None:
+def _check(output: Path | None, pictures: Path | None, form: str | None, axis: str) -> None:
     from gro.runs.axes import AXES
     from gro.runs.pages import check_pictures
 
@@ -89,7 +89,9 @@ def _check(output: Path | None, pictures: Path | None, form: str, axis: str) -> 
         raise GroError(f"--x: expected one of {', '.join(AXES)}, found {axis!r}")
     if output is not None and not output.absolute().parent.is_dir():
         raise GroError(f"--output: the folder {output.absolute().parent} does not exist")
-    check_pictures(pictures, form)
+    check_pictures(pictures, form or "png")
+    if form is not None and pictures is None:
+        raise GroError("--format: it is of the files in --pictures: name their folder")
 
 
 def _check_recorded(runs: Sequence[Series], axis: str) -> None:

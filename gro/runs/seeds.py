@@ -31,14 +31,18 @@ class Group:
 
 
 def groups(runs: Sequence[Series]) -> list[Group]:
-    """Runs put together whose settings differ only in seeds and in where the run lies, in order of their first runs.
+    """Runs put together whose settings differ in seeds, and else only in where the run lies, in order of their first.
 
-    A seed is any key whose last part is `seed`.  A run that is alone is labelled by its name.
+    A seed is any key whose last part is `seed`.  A second run of the same seeds says nothing new and would make a band
+    narrow, so that it is in another group.  A run that is alone is labelled by its name.
     """
-    together: dict[frozenset[tuple[str, str]], list[int]] = {}
+    together: dict[tuple[frozenset[tuple[str, str]], int], list[int]] = {}
+    runs_of: Counter[frozenset[tuple[str, str]]] = Counter()
     for i, run in enumerate(runs):
-        same = frozenset((key, value) for key, value in flat(run.config).items() if key != PLACE and not _is_seed(key))
-        together.setdefault(same, []).append(i)
+        settings = frozenset((key, value) for key, value in flat(run.config).items() if key != PLACE)
+        same = frozenset((key, value) for key, value in settings if not _is_seed(key))
+        together.setdefault((same, runs_of[settings]), []).append(i)
+        runs_of[settings] += 1
     members = list(together.values())
     labels = [runs[own[0]].name if len(own) == 1 else _label(runs, members, own) for own in members]
     counts = Counter(labels)

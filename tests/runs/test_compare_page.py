@@ -198,6 +198,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["report", "run", "-o", "absent/x.html"], "--output: the folder .*absent does not exist"),
         (["compare", "run", "-o", "absent/x.html"], "--output: the folder .*absent does not exist"),
         (["report", "run", "--format", "gif"], "--format: expected one of png, svg, pdf, found 'gif'"),
+        (["report", "run", "--format", "svg"], "--format: it is of the files in --pictures"),
         (["report", "run", "--pictures", "absent/x"], "--pictures: the folder .*absent does not exist"),
         (["report", "run", "--pictures", "run/run.db"], "--pictures: run/run.db is a file, expected a folder"),
         (["report", "."], "is not a run directory"),

@@ -107,6 +107,15 @@ def test_runs_that_differ_only_in_seed_and_place_are_a_group() -> None:
     assert [(group.label, group.members) for group in alone] == [("grpo (2 seeds)", (0, 1))]
 
 
+def test_a_run_that_was_made_twice_does_not_count_twice() -> None:
+    runs = [seeded(0, reward={1: 0.0}), seeded(1, reward={1: 1.0}), seeded(0, reward={1: 0.0})]
+    assert [(group.label, group.members) for group in groups(runs)] == [("grpo (2 seeds)", (0, 1)), ("r0", (2,))]
+    line, again = panel(panels(runs, smooth=0), "reward").lines
+    assert line.low is not None
+    assert line.low[0] == pytest.approx(0.5 - 12.7062 * math.sqrt(0.5) / math.sqrt(2))
+    assert again.low is None
+
+
 def test_groups_that_no_setting_in_a_label_tells_apart_have_different_labels() -> None:
     def run(seed: int, last: str) -> Series:
         settings = {"a": last, "b": last, "c": last}

@@ -139,6 +139,18 @@ def test_the_parts_multiply_to_the_coefficient(page: Any, server: Served) -> Non
     until(page, "document.querySelector('#tokens-a .token').title.includes('inside')")
 
 
+def test_all_probabilities_of_actions_have_one_unit(page: Any, server: Served) -> None:
+    told = {
+        "ids": [4, 5, 6, 7], "words": list("abcd"), "policy": [0.99, 1.23e-4, 9.31e-5, 0.0], "reference": None,
+        "sampler": None, "rank": 1, "entropy": 1.0, "whose": [], "exact": True, "taken": 4, "recorded": {},
+    }  # fmt: skip
+    page.route("**/actions/*", lambda route: route.fulfill(json=told))
+    opened(page, server, f"#step=3&row={longest(3).row}&at=0&act=1")
+    page.wait_for_selector(".actions tbody tr")
+    shown = page.locator("td.policy .number").all_inner_texts()
+    assert shown == ["99 %", "0.0123 %", "9.3e-3 %", "0 %"]
+
+
 def test_the_top_actions_and_which_was_taken(page: Any, server: Served) -> None:
     row = longest(3)
     opened(page, server, f"#step=3&row={row.row}&at=0&act=1")

@@ -15,7 +15,7 @@ from gro.labels.items import Item
 from gro.labels.store import Store
 from web.browser import LONG, box, strict_page, until
 from web.injections import RUN, injections
-from web.labelling import site, stored
+from web.labelling import say, site, stored
 
 pytestmark = pytest.mark.timeout(900)
 _EXPECTED = "status of (409|507)|ERR_FAILED"
@@ -99,6 +99,26 @@ def test_a_rationale_and_the_windows_with_keys_alone(browser, tmp_path):
     rationale, seconds, choice = store.read("SELECT rationale, seconds, answer FROM labels")[0]
     assert (rationale, choice) == ("because s and t are letters here", '{"choice": 1}')
     assert 0 < seconds <= time.monotonic() - began
+
+
+def test_an_undo_gives_the_reason_back_to_who_wrote_it(browser, tmp_path):
+    store = stored(tmp_path, n=2)
+    with opened(browser, store) as page:
+        press(page, store, "r")
+        page.keyboard.type("because")
+        press(page, store, "Escape", "ArrowLeft", made=1)
+        assert page.locator("#rationale").input_value() == ""
+        press(page, store, "u")
+        until(page, "document.getElementById('rationale')?.value === 'because'")
+        press(page, store, "ArrowRight", made=2)
+        press(page, store, "u")
+        until(page, "document.getElementById('rationale')?.value === 'because'")
+        page.click("#who")
+        page.fill("#name", "ben")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".completion")
+        assert page.locator("#rationale").input_value() == ""
+    assert store.read("SELECT answer, rationale FROM labels WHERE id = 2") == [('{"choice": 1}', "because")]
 
 
 def test_pairs_with_buttons_alone_on_a_narrow_touch_screen(browser, tmp_path):
@@ -345,6 +365,41 @@ def test_markdown_and_maths(browser, tmp_path):
         assert text.locator("a").count() == 0
         page.keyboard.press("p")
         assert page.locator(".plain", has_text="Title").inner_text() == RICH.replace("\u202e", "U+202E")
+
+
+FORMULAS = r"""$x \in \mathbb{R}$
+
+$\mathcal{L} = \mathbb E_{p}[\mathbb{1}]$
+
+$\mathrm{KL}(P)$
+
+$50\% \text{ of } \$18$
+
+$1 \text{ if } x$
+
+$\mathbb{x}$"""
+
+
+def test_what_a_formula_says_is_not_lost(browser, tmp_path):
+    """Letters of other alphabets are others, and a space between words stays one."""
+    store = Store(tmp_path / "labels.db")
+    store.add([Item("p", [FORMULAS, "other"])])
+    with opened(browser, store) as page:
+        set_ = page.locator("math").evaluate_all("all => all.map(e => e.textContent)")
+        assert set_ == ["x∈ℝ", "ℒ=𝔼p[𝟙]", "KL(P)", "50%\u00a0of\u00a0$18", "1\u00a0if\u00a0x"]
+        assert page.locator("math [mathvariant=normal]").all_text_contents() == ["K", "L"]
+        assert page.locator("code.tex").inner_text() == r"\mathbb{x}"
+
+
+def test_the_table_of_people_breaks_names_and_not_its_heads(browser, tmp_path):
+    store = stored(tmp_path, n=1, per_item=2)
+    say(store, "b" * 60, {"choice": 0})
+    with opened(browser, store, name="a" * 60, width=400) as page:
+        press(page, store, "ArrowLeft", "a", made=2)
+        page.wait_for_selector("dialog#agreed th")
+        height = page.locator("dialog th").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
+        assert max(height) < 40  # one line
+        assert page.locator("dialog").evaluate("e => e.scrollWidth <= e.clientWidth")
 
 
 @pytest.mark.fault("W4")

@@ -18,6 +18,7 @@ from gro.web.label import material
 from gro.web.label.command import Asked, prepare
 from jobs_on_sums import write_data, write_rows
 from tiny import tiny_model, tiny_tokenizer
+from web.labelling import say, stored
 
 
 @pytest.fixture(params=["here", pytest.param("elsewhere", marks=pytest.mark.slow)])
@@ -76,6 +77,20 @@ def test_errors_of_the_other_process_are_ours(tmp_path):
     with pytest.raises(GroError, match="--temperature: it is of fresh samples"):
         prepare(Asked(data=tmp_path / "a.jsonl", labels=tmp_path / "l.db", temperature=0.5))
     assert not (tmp_path / "l.db").exists()
+
+
+def test_data_that_cannot_be_labelled_are_refused_before_anything_is_kept(tmp_path):
+    prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "p"}])
+    with pytest.raises(GroError, match=r"found the columns 'prompt'; expected completions, or chosen.* With --model"):
+        prepare(Asked(data=prompts, labels=tmp_path / "new.db"))
+    assert not (tmp_path / "new.db").exists()
+    store = stored(tmp_path, "ranking", n=1, k=3)
+    say(store, "anna", {"ranks": [1, 2, 3]})
+    for labels in (store.path, tmp_path / "new.db"):  # what was said of items would be more items
+        with pytest.raises(GroError, match=r"is a file of labels; to go on with it: gro label --labels .*labels\.db"):
+            prepare(Asked(data=store.path, labels=labels))
+    assert store.read("SELECT count(*) FROM items") == [(1,)]
+    store.close()
 
 
 def test_the_server_never_imports_torch():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gro.data.files import file_format
 from gro.errors import GroError
 from gro.labels.answers import kind_named
 from gro.labels.reading import kind_of
@@ -84,6 +85,8 @@ def prepare(asked: Asked) -> Store:
         from gro.web.label.material import sampled
 
         data = sampled(asked)
+    elif data is not None and file_format(data) == "labels":
+        raise GroError(f"{data} is a file of labels; to go on with it: gro label --labels {data}")
     items, left_out = read_items(data, kind) if data is not None else ([], {})
     for why, count in left_out.items():
         print(f"left out: {count} {why}")

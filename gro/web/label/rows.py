@@ -52,6 +52,9 @@ def _rows(path: str) -> Iterator[Item]:
     for index, row in enumerate(read_rows(path)):
         columns = tuple(row.fields)
         if columns not in layouts:
+            if not {"chosen", "completion", "completions", "responses"} & set(columns):
+                found, expected = f"the columns {', '.join(map(repr, columns))}", "completions, or chosen and rejected"
+                raise DataError(path, found=found, expected=expected, fix="With --model fresh samples are labelled.")
             kind: Kind = "preference" if {"chosen", "rejected"} <= set(columns) else "rewarded"
             names = {"completions": "responses"} if "responses" in columns and "completions" not in columns else {}
             layouts[columns] = detect(columns, DataSpec(path, kind=kind, columns=names))

@@ -15,6 +15,7 @@ const state = {
   draft: null, // the answer so far, by kind
   pending: null, // an answer on its way or not saved yet; it keeps its key
   busy: false,
+  reasons: new Map(), // item → what was written of it: an undo gives it back
   focused: "", // the id of what had the focus before
   last: null,
   timer: 0,
@@ -116,6 +117,7 @@ async function send(answer) {
   try {
     await persistently(state.pending);
     saved = true;
+    state.reasons.set(state.pending.item, rationale);
     notice("");
   } catch (error) {
     notice(error.message.startsWith("not saved") ? error.message : `not saved: ${error.message}`, "bad");
@@ -155,7 +157,7 @@ function draw(fresh = false) {
     parts.push(
       el("section", { class: "card prompt", "aria-label": "Prompt", tabindex: "0" }, spoken(state.offered.prompt)),
       el("section", { class: "completions", "aria-label": "Completions" }, state.offered.completions.map(completion)),
-      bar(fresh ? "" : document.getElementById("rationale")?.value),
+      bar(fresh ? state.reasons.get(state.offered.item) : document.getElementById("rationale")?.value),
     );
   }
   replace(app, parts);
@@ -295,6 +297,7 @@ function askName() {
     event.preventDefault();
     if (!box.value.trim()) return;
     state.who = box.value.trim();
+    state.reasons.clear();
     localStorage.setItem("gro-name", state.who);
     load();
   }

@@ -23,7 +23,13 @@ const LARGE = { sum: "∑", prod: "∏", int: "∫", iint: "∬", oint: "∮", b
 const NAMED = new Set("sin cos tan cot sec csc log ln exp lim max min sup inf det dim gcd lcm arg mod Pr arcsin arccos arctan sinh cosh tanh".split(" "));
 const SPACES = { ",": "0.17em", ":": "0.22em", ";": "0.28em", " ": "0.3em", quad: "1em", qquad: "2em", "!": "0" };
 const IGNORED = new Set(["displaystyle", "textstyle", "limits", "nolimits", "big", "Big", "bigg", "Bigg"]);
-const STYLES = { mathbb: "double", mathbf: "bold", mathrm: "roman", mathcal: "script", mathit: "italic", boldsymbol: "bold" };
+const STYLES = { mathbf: "bold", mathit: "italic", boldsymbol: "bold" };
+// Where a style's A stands, and those that stand elsewhere.
+const ALPHABETS = {
+  mathbb: [0x1d538, { C: "ℂ", H: "ℍ", N: "ℕ", P: "ℙ", Q: "ℚ", R: "ℝ", Z: "ℤ", 1: "𝟙" }],
+  mathcal: [0x1d49c, { B: "ℬ", E: "ℰ", F: "ℱ", H: "ℋ", I: "ℐ", L: "ℒ", M: "ℳ", R: "ℛ" }],
+};
+const ESCAPED = "%$#&_";
 const ACCENTS = { hat: "^", bar: "¯", overline: "¯", vec: "→", tilde: "~", dot: "˙" };
 const LONGEST = 2000;
 const DEEPEST = 30;
@@ -132,6 +138,9 @@ function command(reader, name) {
   if (Object.hasOwn(ACCENTS, name)) return m("mover", [argument(reader), m("mo", ACCENTS[name])], { accent: "true" });
   if (name === "boxed") return m("mrow", [argument(reader)], { class: "boxed" });
   if (["text", "textbf", "textit", "textrm", "mbox", "operatorname"].includes(name)) return words(reader);
+  if (name === "mathrm") return upright(reader);
+  if (Object.hasOwn(ALPHABETS, name)) return lettered(reader, ...ALPHABETS[name]);
+  if (ESCAPED.includes(name)) return m("mi", name);
   if (Object.hasOwn(STYLES, name)) return m("mrow", [argument(reader)], { class: STYLES[name] });
   if (name === "left" || name === "right") return fence(reader);
   throw new Beyond();
@@ -150,7 +159,24 @@ function words(reader) {
   const inside = reader.tokens.slice(reader.i, end);
   if (end < 0 || inside.some((token) => token === "{" || token[0] === "\\")) throw new Beyond();
   reader.i = end + 1;
-  return m("mtext", inside.join(""));
+  return m("mtext", inside.join("").replace(/^\s|\s$/g, "\u00a0")); // MathML takes plain space off the ends
+}
+
+function upright(reader) {
+  const set = m("mrow", argument(reader));
+  for (const letter of set.querySelectorAll("mi")) letter.setAttribute("mathvariant", "normal");
+  return set;
+}
+
+// Capitals of another alphabet; what it has not is not set.
+function lettered(reader, first, special) {
+  const set = argument(reader);
+  for (const one of set.children.length ? set.children : [set]) {
+    const letter = one.textContent;
+    if (!Object.hasOwn(special, letter) && !/^[A-Z]$/.test(letter)) throw new Beyond();
+    one.textContent = special[letter] ?? String.fromCodePoint(first + letter.charCodeAt(0) - 65);
+  }
+  return set;
 }
 
 function fence(reader) {

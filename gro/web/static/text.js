@@ -250,6 +250,7 @@ function closing(text, start, open, close) {
   while (close.length === 1 && "*_".includes(close) && end >= 0 && stretch[end + 1] === close) {
     end = stretch.indexOf(close, end + 2);
   }
+  while (close === "$" && stretch[end - 1] === "\\") end = stretch.indexOf(close, end + 1); // $\$18$ is a price
   return end <= 0 ? -1 : start + end;
 }
 

@@ -105,5 +105,6 @@ function bar(value) {
 }
 
 function percent(value) {
-  return value === 0 ? "0" : value >= 1e-4 ? `${Number((100 * value).toPrecision(3))} %` : value.toExponential(1);
+  const hundredths = 100 * value;
+  return `${value === 0 || value >= 1e-4 ? Number(hundredths.toPrecision(3)) : hundredths.toExponential(1)} %`;
 }
