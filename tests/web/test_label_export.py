@@ -22,7 +22,9 @@ from gro.errors import GroError
 from gro.labels.agreement import agreement, cohen, fleiss
 from gro.labels.export import export, ratings
 from gro.labels.items import Item
+from gro.labels.reading import Labels
 from gro.labels.store import Sent, Store
+from runs.faults import damage
 from web.labelling import items, prefer, say, stored
 
 
@@ -251,3 +253,13 @@ def test_the_commands(tmp_path):
         runner.invoke(app, ["label", "--labels", str(tmp_path / "new.db")], catch_exceptions=False)
     with pytest.raises(GroError, match="did you mean 'ranking'"):
         runner.invoke(app, ["label", "--labels", str(labels), "--kind", "rankings"], catch_exceptions=False)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    store = stored(tmp_path, n=300)
+    for _ in range(200):
+        say(store, "a", {"choice": 0})
+    store.close()
+    damage(store.path)
+    with Labels(store.path) as labels, pytest.raises(GroError, match=r"labels\.db cannot be read: .*malformed"):
+        export(labels, "csv")

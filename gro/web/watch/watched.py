@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -108,7 +107,7 @@ class Watched:
             whole = before.status != "running" or self._seen is None or seen[0] != self._seen[0] or not seen[-1]
             try:
                 self.known = self._read(before, whole)
-            except (GroError, sqlite3.Error, OSError, ValueError) as error:
+            except (GroError, OSError, ValueError) as error:
                 return self._unreadable(encodable(str(error)))
         self._seen, self.looked = seen, time.monotonic()
         return True
