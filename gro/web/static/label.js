@@ -71,7 +71,7 @@ function show(found) {
   state.draft = found.item && kind().start(found.item.completions.length);
   state.pending = null;
   state.seconds = 0;
-  state.since = performance.now();
+  state.since = document.hidden ? 0 : performance.now();
   draw(true);
   document.title = found.run && found.item ? "● gro label" : "gro label"; // for who is in another tab meanwhile
   if (!found.item && found.run && found.run !== "finished") later();
