@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from gro.runs.plain import encodable
 from gro.runs.series import Series
 
 MISSING = "–"
@@ -39,7 +40,7 @@ def flat(value: Any, key: str = "") -> dict[str, str]:
     >>> flat({"algorithm": {"name": "dpo", "beta": 0.1}, "rewards": ["exact_match"]})
     {'algorithm.name': 'dpo', 'algorithm.beta': '0.1', 'rewards': '[exact_match]'}
     """
-    return dict(_leaves(value, key))
+    return {encodable(name): encodable(text) for name, text in _leaves(value, key)}
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gro.runs.plain import encodable
 from gro.runs.reader import RunReader
 
 
@@ -37,7 +38,7 @@ class Series:
         """Its name; `run` where the configuration has none."""
         found = self.config.get("algorithm")
         found = found.get("name") if isinstance(found, Mapping) else found
-        return str(found) if found else "run"
+        return encodable(str(found)) if found else "run"
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
