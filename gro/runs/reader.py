@@ -115,11 +115,13 @@ class RunReader:
             values.append(value)
         return {name: (np.array(s, dtype=np.int64), np.array(v, dtype=np.float64)) for name, (s, v) in series.items()}
 
+    def metric(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """One of `metrics`, without reading the others; empty where it was never recorded."""
+        return _by_step(self._rows("SELECT step, value FROM metrics WHERE name = ? ORDER BY step", (name,)))
+
     def times(self, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The recorded steps (int64) from `since` on and when they were recorded (seconds since 1970, float64)."""
-        query = "SELECT step, time FROM steps WHERE step >= ? ORDER BY step"
-        rows = self._rows(query, (since,))
-        return np.array([r[0] for r in rows], dtype=np.int64), np.array([r[1] for r in rows], dtype=np.float64)
+        return _by_step(self._rows("SELECT step, time FROM steps WHERE step >= ? ORDER BY step", (since,)))
 
     def rollout_steps(self) -> list[int]:
         """The steps that have rollouts."""
@@ -180,6 +182,11 @@ class RunReader:
     def _tokens(self, rollout: int, length: int) -> Mapping[str, np.ndarray]:
         query = 'SELECT name, "values" FROM tokens WHERE rollout = ?'
         return {name: unpack_floats(data, length) for name, data in self._rows(query, (rollout,))}
+
+
+def _by_step(rows: Sequence[tuple[int, float | None]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and a value for each."""
+    return np.array([r[0] for r in rows], dtype=np.int64), np.array([r[1] for r in rows], dtype=np.float64)
 
 
 def _record(row: tuple[Any, ...], tokens: Mapping[str, np.ndarray]) -> RolloutRecord:

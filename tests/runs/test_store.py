@@ -65,6 +65,7 @@ def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
         "loss": ([1, 2], [0.1, 1 / 3]),
         "reward": ([1], [0.5]),
     }
+    assert [reader.metric(name)[1].tolist() for name in ("loss", "absent")] == [[0.1, 1 / 3], []]
     assert reader.times()[0].tolist() == [0, 1, 2]
     assert reader.started is not None
     assert reader.ended is not None
