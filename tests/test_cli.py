@@ -246,7 +246,7 @@ def test_what_was_interrupted_before_a_state_begins_anew(work: Path, monkeypatch
     assert sorted(p.name for p in (work / "again" / "checkpoints").iterdir()) == ["step-1", "step-2"]
     second = cli("train", path)
     assert second.code == 0, second.err
-    assert "was interrupted before anything was saved; it begins anew" in second.out
+    assert "was interrupted and has no saved state; it begins anew" in second.out
     assert [line.split()[1] for line in second.steps] == ["1/4", "2/4", "3/4", "4/4"]
     whole = cli("train", path, f"run={work}/whole")
     assert whole.code == 0

@@ -97,6 +97,10 @@ def test_what_cannot_be_compared(folder: Path, tmp_path: Path) -> None:
     assert "none of the algorithms can learn from 2 completions of 1 prompts" in nobody
     prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "1+1="}])
     assert "prompts without completions" in refused(model, "--data", prompts)
+    questions = write_rows(tmp_path / "questions.jsonl", [{"question": "1+1=", "answer": "2"}])
+    said = refused(model, "--data", questions)
+    assert "found the columns 'question', 'answer'" in said
+    assert "Call them so in the file" in said
     few = refused(model, "--data", pairs, "--limit", "1", "--algorithms", "dpo", "--group", "4")
     assert "--group: the batch has groups 0 to 0; found 4" in few
 

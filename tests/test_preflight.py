@@ -206,13 +206,13 @@ def dataset(path: Path, rows: list[dict[str, Any]], **settings: Any) -> Dataset:
     return load_dataset(DataSpec(str(write_rows(path, rows)), **settings), tiny_tokenizer())
 
 
-def ended(data: Data, stops: tuple[int, ...] | None = None) -> str:
+def ended(data: Data, stops: tuple[int, ...] | None = None, own: tuple[int, ...] = (2,)) -> str:
     from gro.assemble import Start
     from gro.engines.base import Sampling
 
     console, out = plain_console()
     tokenizer = tiny_tokenizer()
-    start = Start(None, tokenizer, None, (2,))
+    start = Start(None, tokenizer, None, own)
     sampling = None if stops is None else Sampling(stop_ids=stops)
     check_endings(console, data, start, sampling, full=True)
     return out.getvalue()
@@ -238,6 +238,17 @@ def test_training_and_sampling_have_the_same_end(tmp_path: Path) -> None:
     assert "note: no completion that is learnt ends in <|im_start|>" in ended(data, (1, 2))
     with pytest.raises(GroError, match=r"end in <\|im_end\|>, at which sampling does not stop"):
         ended(data, (1,))
+
+
+@pytest.mark.fault("D7")
+@pytest.mark.parametrize("stops", [None, (2,)])
+def test_an_end_that_other_programs_do_not_know_is_told(tmp_path: Path, stops: tuple[int, ...] | None) -> None:
+    """Where completions are learnt, and where they are only sampled."""
+    rows = [{"prompt": "a"} if stops else {"prompt": "a", "completion": "b"}]
+    data = Data(offline=((dataset(tmp_path / "rows.jsonl", rows), 1.0),))
+    told = "note: completions end in <|im_end|>, which is no end token by the model's own files"
+    assert told in ended(data, stops, own=())
+    assert told not in ended(data, stops)
 
 
 @pytest.mark.fault("D8")

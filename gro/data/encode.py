@@ -10,7 +10,8 @@ prompt_only           a prompt without completions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -62,6 +63,17 @@ def load_dataset(
     if not records:
         raise DataError(spec.paths[0], found="no row that is short enough", expected="at least one")
     return Dataset(spec, records, report, ends=encoder.ends, template_sha256=encoder.template_sha256)
+
+
+@contextmanager
+def without_recipe(fix: str) -> Iterator[None]:
+    """For commands that have no key `columns`: what to do where a column is not found."""
+    try:
+        yield
+    except DataError as error:
+        if not error.found.startswith("the columns"):
+            raise
+        raise DataError(error.file, field=error.field, found=error.found, expected=error.expected, fix=fix) from error
 
 
 def encode_prompts(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gro.algorithms import build, names
 from gro.assemble import Start, model_folder, start_at
-from gro.data.encode import load_dataset
+from gro.data.encode import load_dataset, without_recipe
 from gro.data.spec import DataSpec
 from gro.errors import GroError
 from gro.evaluation.material import Material, recorded
@@ -188,7 +188,8 @@ def _material(asked: Asked, start: Start) -> tuple[Material, str]:
     assert asked.data is not None
     if asked.step is not None:
         raise GroError("--step is one of a run's steps: give --run")
-    groups = tuple(load_dataset(asked.data, start.tokenizer, end_ids=start.ends)[: asked.limit])
+    with without_recipe("Call them so in the file."):
+        groups = tuple(load_dataset(asked.data, start.tokenizer, end_ids=start.ends)[: asked.limit])
     path = ", ".join(asked.data.paths)
     if not any(g.completions for g in groups):
         raise GroError(f"--data: {path} has prompts without completions; expected pairs, or completions with rewards")

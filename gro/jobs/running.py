@@ -113,7 +113,7 @@ def _continue_or_begin(run: Run, console: Console) -> Path | None:
     if found is not None:
         say(console, f"{shown(run.path)} continues after step {step}")
     elif run.last_step is not None:
-        say(console, f"{shown(run.path)} was interrupted before anything was saved; it begins anew")
+        say(console, f"{shown(run.path)} was interrupted and has no saved state; it begins anew")
     run.rewind(step)
     for folder in (run.path / MODEL, *([] if found else [run.path / START])):
         if folder.is_dir():

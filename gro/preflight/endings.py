@@ -40,8 +40,10 @@ def check_endings(console: Console, data: Data, start: Start, sampling: Sampling
             say(console, f"{name}: {ended.total()} of {total} completions end in {_names(tokenizer, ended)}{rest}")
         if name.startswith("offline"):
             taught += ended
+    stops = set() if sampling is None else set(sampling.stop_ids)
     if sampling is not None:
-        _compare(console, tokenizer, taught, sampling, start.ends)
+        _compare(console, tokenizer, taught, stops)
+    _others(console, tokenizer, set(taught) or stops, start.ends)
     if full:
         for name, dataset in data.named.items():
             for line in _template(name, dataset):
@@ -50,20 +52,19 @@ def check_endings(console: Console, data: Data, start: Start, sampling: Sampling
 
 
 def _compare(
-    console: Console,
-    tokenizer: PreTrainedTokenizerBase,
-    taught: Collection[int],
-    sampling: Sampling,
-    own: Collection[int],
+    console: Console, tokenizer: PreTrainedTokenizerBase, taught: Collection[int], stops: Collection[int]
 ) -> None:
-    """Where training and sampling, or training and the model's own settings, disagree about the end."""
-    stops = set(sampling.stop_ids)
+    """Where training and sampling disagree about the end."""
     say(console, f"sampling stops at {_names(tokenizer, stops) or 'no token at all'}")
-    if unknown := set(taught) - stops:
+    if unknown := set(taught) - set(stops):
         raise GroError(f"completions end in {_names(tokenizer, unknown)}, at which sampling does not stop")
-    if taught and (never := stops - set(taught)):
+    if taught and (never := set(stops) - set(taught)):
         say(console, f"note: no completion that is learnt ends in {_names(tokenizer, never)}")
-    if alien := set(taught) - set(own):
+
+
+def _others(console: Console, tokenizer: PreTrainedTokenizerBase, ends: Collection[int], own: Collection[int]) -> None:
+    """Where other programs, which go by the model's own files, would not stop."""
+    if alien := set(ends) - set(own):
         say(
             console,
             f"note: completions end in {_names(tokenizer, alien)}, which is no end token by the model's own files: "

@@ -44,7 +44,7 @@ class SilentRun(Run):
     def kept(self, key: str) -> Any:
         """Nothing is kept here."""
 
-    def failure(self, kind: str, text: str, step: int | None = None) -> Path | None:
+    def failure(self, kind: str, text: str, step: int | None = None, *, why: str = "") -> Path | None:
         """In a file as everywhere; the owner counts what its metrics tell of it."""
         self._failures += 1
         if self._failures > MOST_FAILURES:

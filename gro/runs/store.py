@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gro.errors import GroError
+from gro.errors import GroError, in_a_line
 from gro.runs import files
 from gro.runs.database import Database, delete_after, insert_event, insert_meta, insert_metrics, insert_rollouts
 from gro.runs.identity import differences, versions
@@ -156,9 +156,10 @@ class Run:
         found = self._database.one("SELECT value FROM meta WHERE key = ?", (key,))
         return None if found is None else json.loads(found)
 
-    def failure(self, kind: str, text: str, step: int | None = None) -> Path | None:
+    def failure(self, kind: str, text: str, step: int | None = None, *, why: str = "") -> Path | None:
         """Keep `text` (a traceback, with what caused it) in a file under failures/ and record an error event.
 
+        why: the cause in one line; else the last line of the text.
         Returns the file; None where there are 100 of this `kind` already, so that only the event is kept.
         """
         name = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-") or "failure"
@@ -170,7 +171,7 @@ class Run:
         if file is not None:
             files.write_text(file, text)
         where = {} if file is None else {"file": f"{FAILURES}/{file.name}"}
-        self.event("error", f"{kind}: {text.strip().rpartition(chr(10))[2]}", step, **where)
+        self.event("error", f"{kind}: {why or text.strip().rpartition(chr(10))[2]}", step, **where)
         return file
 
     def reject(self, row: Mapping[str, Any]) -> None:
@@ -204,7 +205,8 @@ class Run:
         if error is not None:
             with suppress(GroError):  # the error that ended the run matters more than one in recording it
                 if isinstance(error, Exception):
-                    self.failure("stopped", "".join(traceback.format_exception(kind, error, where)))
+                    text = "".join(traceback.format_exception(kind, error, where))
+                    self.failure("stopped", text, why=in_a_line(error))
                 else:
                     self.event("warning", f"stopped by {type(error).__name__}")
         self.close()

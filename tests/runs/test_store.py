@@ -334,6 +334,12 @@ def test_failures_are_kept_in_files(tmp_path: Path) -> None:
     assert event.data == {"file": "failures/reward-my-fn-001.txt"}
 
 
+def test_what_ended_a_run_is_told_from_its_beginning(tmp_path: Path) -> None:
+    with pytest.raises(GroError), Run.open(tmp_path, {}):
+        raise GroError("the cause\nand more of it")
+    assert [e.message for e in RunReader(tmp_path).events() if e.level == "error"] == ["stopped: GroError: the cause"]
+
+
 def test_failures_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gro.runs.store.MOST_FAILURES", 3)
     with Run.open(tmp_path / "r", {}) as run:
