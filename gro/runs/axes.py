@@ -23,7 +23,8 @@ def has_axis(run: Series, axis: str) -> bool:
 
 def places(steps: Sequence[int] | np.ndarray, run: Series, axis: str) -> np.ndarray:
     """Where these steps of a run that has the axis lie on it; later ones than it has recorded lie at its end."""
-    return np.asarray(steps, np.float64) if axis == STEP else np.interp(steps, *_known(run, axis))
+    at = np.asarray(steps, np.float64)
+    return at if axis == STEP else np.interp(at, *_known(run, axis))
 
 
 def along(steps: np.ndarray, runs: Sequence[Series], axis: str) -> np.ndarray:

@@ -133,7 +133,7 @@ def alone(kind: str) -> dict[str, Tensor]:
 def carried_of(trained: Trained, *, elastic: bool = False, events: list[str] | None = None) -> Carried:
     run = SimpleNamespace(event=lambda level, message: (events if events is not None else []).append(message))
     source: Any = SimpleNamespace(state=dict, load=lambda state: None)
-    recorder: Any = SimpleNamespace(state=dict, load=lambda state: None, run=run)
+    recorder: Any = SimpleNamespace(ended=None, state=dict, load=lambda state: None, run=run)
     references = {"reference": trained.reference}
     processes, critic = trained.processes, trained.critic
     return Carried(trained.policy, source, recorder, trained.descents, critic, references, processes, elastic=elastic)
