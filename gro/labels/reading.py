@@ -37,9 +37,12 @@ class Labels:
             raise GroError(f"{path} is not a file of labels") from e
 
     def read(self, query: str, parameters: Any = ()) -> list[Any]:
-        """Rows of the tables."""
+        """Rows of the tables.  Raises GroError where the file is damaged, or has gone."""
         with self._lock:
-            return self._db.execute(query, parameters).fetchall()
+            try:
+                return self._db.execute(query, parameters).fetchall()
+            except sqlite3.Error as e:
+                raise GroError(f"{self.path} cannot be read: {e}") from e
 
     def close(self) -> None:
         """Closes the file."""

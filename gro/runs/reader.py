@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -72,7 +73,7 @@ class RunReader:
     @property
     def last_step(self) -> int | None:
         """The newest step recorded; None where nothing is."""
-        return self._connection.execute("SELECT max(step) FROM steps").fetchone()[0]
+        return self._rows("SELECT max(step) FROM steps")[0][0]
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -82,13 +83,13 @@ class RunReader:
     @property
     def versions(self) -> dict[str, Any]:
         """Versions and threads of the newest session."""
-        row = self._connection.execute("SELECT versions FROM sessions ORDER BY id DESC LIMIT 1").fetchone()
-        return json.loads(row[0]) if row else {}
+        rows = self._rows("SELECT versions FROM sessions ORDER BY id DESC LIMIT 1")
+        return json.loads(rows[0][0]) if rows else {}
 
     @property
     def started(self) -> float | None:
         """Seconds since 1970 at which the first session began."""
-        return self._connection.execute("SELECT min(opened) FROM sessions").fetchone()[0]
+        return self._rows("SELECT min(opened) FROM sessions")[0][0]
 
     @property
     def ended(self) -> float | None:
@@ -96,7 +97,7 @@ class RunReader:
         if (finished := self._meta("finished")) is not None:
             return finished["time"]
         query = "SELECT max(t) FROM (SELECT max(time) t FROM steps UNION SELECT max(time) FROM events)"
-        return self._connection.execute(query).fetchone()[0]
+        return self._rows(query)[0][0]
 
     def kept(self, key: str) -> Any:
         """What `Run.keep` was given last; None where there is nothing."""
@@ -108,26 +109,28 @@ class RunReader:
         `since`: from that step on, without reading what is before it (for pages that poll).
         """
         series: dict[str, tuple[list[int], list[float | None]]] = {}
-        for name, step, value in self._connection.execute(_METRICS, (since,)).fetchall():
+        for name, step, value in self._rows(_METRICS, (since,)):
             steps, values = series.setdefault(name, ([], []))
             steps.append(step)
             values.append(value)
         return {name: (np.array(s, dtype=np.int64), np.array(v, dtype=np.float64)) for name, (s, v) in series.items()}
 
+    def metric(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """One of `metrics`, without reading the others; empty where it was never recorded."""
+        return _by_step(self._rows("SELECT step, value FROM metrics WHERE name = ? ORDER BY step", (name,)))
+
     def times(self, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The recorded steps (int64) from `since` on and when they were recorded (seconds since 1970, float64)."""
-        query = "SELECT step, time FROM steps WHERE step >= ? ORDER BY step"
-        rows = self._connection.execute(query, (since,)).fetchall()
-        return np.array([r[0] for r in rows], dtype=np.int64), np.array([r[1] for r in rows], dtype=np.float64)
+        return _by_step(self._rows("SELECT step, time FROM steps WHERE step >= ? ORDER BY step", (since,)))
 
     def rollout_steps(self) -> list[int]:
         """The steps that have rollouts."""
-        return [row[0] for row in self._connection.execute("SELECT DISTINCT step FROM prompts ORDER BY step")]
+        return [row[0] for row in self._rows("SELECT DISTINCT step FROM prompts ORDER BY step")]
 
     def prompts(self) -> dict[tuple[int, str], list[int]]:
         """The steps at which each prompt, by its key and text, has rollouts, ascending."""
         found: dict[tuple[int, str], list[int]] = {}
-        for key, text, step in self._connection.execute("SELECT DISTINCT key, text, step FROM prompts ORDER BY step"):
+        for key, text, step in self._rows("SELECT DISTINCT key, text, step FROM prompts ORDER BY step"):
             found.setdefault((key, text), []).append(step)
         return found
 
@@ -146,7 +149,7 @@ class RunReader:
         query = "SELECT time, step, level, message, data FROM events ORDER BY id LIMIT -1 OFFSET ?"
         return [
             Event(when, step, level, message, json.loads(data))
-            for when, step, level, message, data in self._connection.execute(query, (after,))
+            for when, step, level, message, data in self._rows(query, (after,))
         ]
 
     def close(self) -> None:
@@ -161,17 +164,29 @@ class RunReader:
     ) -> None:
         self.close()
 
-    def _meta(self, key: str) -> Any:
-        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+    def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Raises GroError where the file is damaged, or has gone."""
+        try:
+            return self._connection.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise GroError(f"cannot read {self.path / DATABASE}: {error}") from error
 
-    def _select(self, query: str, parameters: tuple[Any, ...]) -> list[tuple[int, RolloutRecord]]:
-        rows = self._connection.execute(query, parameters).fetchall()
+    def _meta(self, key: str) -> Any:
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
+        return json.loads(rows[0][0]) if rows else None
+
+    def _select(self, query: str, parameters: Sequence[Any]) -> list[tuple[int, RolloutRecord]]:
+        rows = self._rows(query, parameters)
         return [(row[14], _record(row, self._tokens(row[0], len(unpack_ids(row[6]))))) for row in rows]
 
     def _tokens(self, rollout: int, length: int) -> Mapping[str, np.ndarray]:
         query = 'SELECT name, "values" FROM tokens WHERE rollout = ?'
-        return {name: unpack_floats(data, length) for name, data in self._connection.execute(query, (rollout,))}
+        return {name: unpack_floats(data, length) for name, data in self._rows(query, (rollout,))}
+
+
+def _by_step(rows: Sequence[tuple[int, float | None]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and a value for each."""
+    return np.array([r[0] for r in rows], dtype=np.int64), np.array([r[1] for r in rows], dtype=np.float64)
 
 
 def _record(row: tuple[Any, ...], tokens: Mapping[str, np.ndarray]) -> RolloutRecord:

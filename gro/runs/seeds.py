@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gro.runs.differences import PLACE, differences, flat
+from gro.runs.differences import MISSING, PLACE, differing, flat
 from gro.runs.series import Series
 
 _MOST_KEYS = 2  # settings in a group's label
@@ -36,15 +36,25 @@ def groups(runs: Sequence[Series]) -> list[Group]:
     A seed is any key whose last part is `seed`.  A second run of the same seeds says nothing new and would make a band
     narrow, so that it is in another group.  A run that is alone is labelled by its name.
     """
+    settings = [{key: value for key, value in flat(run.config).items() if key != PLACE} for run in runs]
     together: dict[tuple[frozenset[tuple[str, str]], int], list[int]] = {}
     runs_of: Counter[frozenset[tuple[str, str]]] = Counter()
-    for i, run in enumerate(runs):
-        settings = frozenset((key, value) for key, value in flat(run.config).items() if key != PLACE)
-        same = frozenset((key, value) for key, value in settings if not _is_seed(key))
-        together.setdefault((same, runs_of[settings]), []).append(i)
-        runs_of[settings] += 1
+    for i, own in enumerate(settings):
+        same = frozenset((key, value) for key, value in own.items() if not _is_seed(key))
+        whole = frozenset(own.items())
+        together.setdefault((same, runs_of[whole]), []).append(i)
+        runs_of[whole] += 1
     members = list(together.values())
-    labels = [runs[own[0]].name if len(own) == 1 else _label(runs, members, own) for own in members]
+    rivals: defaultdict[str, list[int]] = defaultdict(list)
+    for first, *_ in members:
+        rivals[runs[first].algorithm].append(first)
+    telling = {name: [row.key for row in differing([settings[i] for i in found])] for name, found in rivals.items()}
+
+    def named(first: int, *others: int) -> str:
+        algorithm = runs[first].algorithm
+        return _label(algorithm, settings[first], telling[algorithm], 1 + len(others)) if others else runs[first].name
+
+    labels = [named(*own) for own in members]
     counts = Counter(labels)
     return [
         Group(f"{label}, {runs[own[0]].name}" if counts[label] > 1 else label, tuple(own))
@@ -52,13 +62,14 @@ def groups(runs: Sequence[Series]) -> list[Group]:
     ]
 
 
-def _label(runs: Sequence[Series], members: Sequence[Sequence[int]], own: Sequence[int]) -> str:
-    """The algorithm, what tells the group from others of the same algorithm, and how many runs there are."""
-    algorithm = runs[own[0]].algorithm
-    rivals = [own, *(m for m in members if m is not own and runs[m[0]].algorithm == algorithm)]
-    rows = differences([Series("", runs[m[0]].config, {}) for m in rivals])
-    settings = [f"{row.key.rpartition('.')[2]}={row.values[0]}" for row in rows if not _is_seed(row.key)]
-    return " ".join([algorithm, *settings[:_MOST_KEYS], f"({len(own)} seeds)"])
+def _label(algorithm: str, own: Mapping[str, str], telling: Sequence[str], size: int) -> str:
+    """The algorithm, what tells the group from others of the same algorithm, and how many runs there are.
+
+    telling: the keys in which these differ.
+    """
+    keys = [key for key in dict.fromkeys((*own, *telling)) if key in telling and not _is_seed(key)]
+    settings = [f"{key.rpartition('.')[2]}={own.get(key, MISSING)}" for key in keys[:_MOST_KEYS]]
+    return " ".join([algorithm, *settings, f"({size} seeds)"])
 
 
 def _is_seed(key: str) -> bool:

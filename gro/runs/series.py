@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gro.runs.plain import encodable
 from gro.runs.reader import RunReader
 
 
@@ -37,7 +39,7 @@ class Series:
         """Its name; `run` where the configuration has none."""
         found = self.config.get("algorithm")
         found = found.get("name") if isinstance(found, Mapping) else found
-        return str(found) if found else "run"
+        return encodable(str(found)) if found else "run"
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -47,10 +49,10 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     ['a/grpo', 'b/grpo', 'dpo']
     """
     parts = [path.absolute().parts for path in paths]
+    ends = Counter(own[-n:] for own in set(parts) for n in range(1, len(own) + 1))
 
     def name(own: tuple[str, ...]) -> str:
-        others = [other for other in parts if other != own]
-        many = next((n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others)), len(own))
+        many = next((n for n in range(1, len(own)) if ends[own[-n:]] == 1), len(own))
         return str(Path(*own[-many:]))
 
     return [name(own) for own in parts]

@@ -59,9 +59,3 @@ def thin_places(values: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
     empty = ~there.any(1)
     lowest[empty] = highest[empty] = starts[empty]
     return np.unique(np.concatenate([[0, size - 1], lowest, highest]))
-
-
-def thin(steps: np.ndarray, values: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most `most` points that look the same."""
-    places = thin_places(values, most)
-    return steps[places], values[places]

@@ -18,6 +18,14 @@ def operations_of(action: Callable[[], object]) -> list[str]:
     return seen
 
 
+def damage(database: Path, page: int = 4096) -> None:
+    """The first bytes of every page of the second half of an SQLite file are lost."""
+    data = bytearray(database.read_bytes())
+    for start in range(len(data) // page // 2 * page, len(data), page):
+        data[start : start + 64] = b"\xff" * 64
+    database.write_bytes(data)
+
+
 def fail_at(n: int, number: int = errno.ENOSPC) -> files.OnOperation:
     """An observer that raises in place of the n-th operation, from 0."""
     count = iter(range(10**9))

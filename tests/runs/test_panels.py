@@ -127,6 +127,16 @@ def test_groups_that_no_setting_in_a_label_tells_apart_have_different_labels() -
     assert groups(same)[0].members == (0, 1)
 
 
+def test_of_very_many_runs_settings_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep: what is done for every two of its groups would take minutes."""
+    looked: list[Any] = []
+    for module in ("differences", "seeds"):
+        monkeypatch.setattr(f"gro.runs.{module}.flat", lambda *asked: looked.append(asked) or flat(*asked))
+    found = groups([seeded(seed, rate=rate / 100) for rate in range(50) for seed in (0, 1)])
+    assert [group.label for group in found] == [f"grpo learning_rate={rate / 100} (2 seeds)" for rate in range(50)]
+    assert len(looked) == 100
+
+
 @given(st.permutations(range(6)), st.randoms(use_true_random=False))
 def test_groups_do_not_depend_on_the_order_of_runs_or_keys(order: list[int], random: Any) -> None:
     def shuffled(value: Any) -> Any:

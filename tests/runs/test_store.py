@@ -21,7 +21,7 @@ import torch
 from gro.errors import GroError
 from gro.runs import DiskError, RolloutRecord, Run, RunReader, files
 from gro.runs.identity import differences
-from runs.faults import fail_at, killed_at, operations_of
+from runs.faults import damage, fail_at, killed_at, operations_of
 
 CONFIG = {"algorithm": {"name": "gro", "beta": 0.1}, "lr": 3e-4, "log": {"every": 1}}
 
@@ -65,6 +65,7 @@ def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
         "loss": ([1, 2], [0.1, 1 / 3]),
         "reward": ([1], [0.5]),
     }
+    assert [reader.metric(name)[1].tolist() for name in ("loss", "absent")] == [[0.1, 1 / 3], []]
     assert reader.times()[0].tolist() == [0, 1, 2]
     assert reader.started is not None
     assert reader.ended is not None
@@ -252,6 +253,17 @@ def test_a_folder_of_runs_is_told_from_a_run(tmp_path: Path) -> None:
         with pytest.raises(GroError) as refused:
             RunReader(tmp_path)
         assert str(refused.value) == f"{tmp_path} is not a run directory: it has no run.db{said}"
+
+
+def test_a_database_that_is_damaged_further_in_is_named(tmp_path: Path) -> None:
+    """As a copy that was cut off or a disk that lost blocks leaves it: what was read before was whole."""
+    with Run.open(tmp_path / "r", CONFIG) as run:
+        for step in range(1, 400):
+            run.event("info", "x" * 100)
+            run.record(step, {"loss": 1.0, "reward": 2.0})
+    damage(tmp_path / "r" / "run.db")
+    with RunReader(tmp_path / "r") as reader, pytest.raises(GroError, match=r"cannot read .*/r/run\.db: .*malformed"):
+        reader.metrics()
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

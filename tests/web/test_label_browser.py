@@ -101,6 +101,25 @@ def test_a_rationale_and_the_windows_with_keys_alone(browser, tmp_path):
     assert 0 < seconds <= time.monotonic() - began
 
 
+def test_time_counts_only_while_the_page_is_looked_at(browser, tmp_path):
+    """The item comes while the page is in another tab, as those of a run do."""
+    store = stored(tmp_path, n=2)
+    clock = """window.time = 1000; performance.now = () => window.time;
+        Object.defineProperty(document, "hidden", { value: true, configurable: true });"""
+    turn = """hidden => { Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange")); }"""
+    with site(store) as address, strict_page(browser) as page:
+        page.add_init_script(clock)
+        page.goto(address)
+        page.wait_for_selector(".completion")
+        for seconds, hidden in ((100, False), (3, True), (1000, False), (4, None)):
+            page.evaluate("seconds => { window.time += 1000 * seconds; }", seconds)
+            if hidden is not None:
+                page.evaluate(turn, hidden)
+        press(page, store, "ArrowLeft", made=1)
+    assert store.read("SELECT seconds FROM labels") == [(7.0,)]
+
+
 def test_an_undo_gives_the_reason_back_to_who_wrote_it(browser, tmp_path):
     store = stored(tmp_path, n=2)
     with opened(browser, store) as page:

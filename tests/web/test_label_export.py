@@ -22,7 +22,10 @@ from gro.errors import GroError
 from gro.labels.agreement import agreement, cohen, fleiss
 from gro.labels.export import export, ratings
 from gro.labels.items import Item
+from gro.labels.reading import Labels
 from gro.labels.store import Sent, Store
+from gro.web.label.pages import people
+from runs.faults import damage
 from web.labelling import items, prefer, say, stored
 
 
@@ -234,6 +237,18 @@ def test_agreement_is_about_texts_and_not_about_sides(tmp_path):
     assert found.pairs == [("anna", "ben", 30, 1.0)]
 
 
+def test_who_has_labelled_and_how_fast(tmp_path):
+    """A skip has no part in the median."""
+    store = stored(tmp_path, n=6)
+    for seconds in (9.0, 1.0, 3.0, 4.0, None):
+        say(store, "ben", {"choice": 0}, seconds=seconds)
+    say(store, "anna", {"skip": True}, seconds=2.0)
+    assert people(store) == [
+        {"name": "anna", "labels": 0, "skipped": 1, "seconds": None},
+        {"name": "ben", "labels": 5, "skipped": 0, "seconds": 3.5},
+    ]
+
+
 def test_the_commands(tmp_path):
     store = stored(tmp_path, n=2)
     labels, output = tmp_path / "labels.db", tmp_path / "out.jsonl"
@@ -251,3 +266,13 @@ def test_the_commands(tmp_path):
         runner.invoke(app, ["label", "--labels", str(tmp_path / "new.db")], catch_exceptions=False)
     with pytest.raises(GroError, match="did you mean 'ranking'"):
         runner.invoke(app, ["label", "--labels", str(labels), "--kind", "rankings"], catch_exceptions=False)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    store = stored(tmp_path, n=300)
+    for _ in range(200):
+        say(store, "a", {"choice": 0})
+    store.close()
+    damage(store.path)
+    with Labels(store.path) as labels, pytest.raises(GroError, match=r"labels\.db cannot be read: .*malformed"):
+        export(labels, "csv")

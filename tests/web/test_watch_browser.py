@@ -534,6 +534,33 @@ def test_a_hidden_page_asks_for_nothing(page: Any, tmp_path: Path) -> None:
         counts(page, "#panel-reward .line", 2)
 
 
+def test_alarms_come_without_a_stream_too(browser: Any, tmp_path: Path) -> None:
+    with (
+        watched(tmp_path) as (server, _),
+        Run.open(tmp_path / "run", config()) as run,
+        strict_page(browser, f"{GONE}|503") as page,
+    ):
+        run.record(1, {"reward": 1.0})
+        page.route("**/stream", lambda route: route.fulfill(status=503, json={"error": "32 pages are open"}))
+        opened(page, server)
+        says(page, "#state", "too many pages are open")
+        run.event("warning", "the reward fell", step=1)
+        says(page, ".alarms p", "the reward fell")
+
+
+def test_settings_of_a_run_that_is_read_later(page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first look may not come to all runs; one that it has not come to has no settings yet."""
+    for seed in range(2):
+        rewards(tmp_path / f"run-{seed}", 1.0, seed=seed)
+    monkeypatch.setattr("gro.web.watch.board._PATIENCE", -1.0)
+    with watched(tmp_path) as (server, _):
+        opened(page, server)
+        counts(page, ".facts .unread", 2)
+        says(page, "#part-settings p", "in nothing that is recorded")
+        monkeypatch.undo()
+        says(page, "#part-settings tbody th", "seed")
+
+
 def test_a_server_that_has_gone_and_one_that_came_again(browser: Any, tmp_path: Path) -> None:
     rewards(tmp_path / "run", 1.0, 2.0)
     page = browser.new_page()

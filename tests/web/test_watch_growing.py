@@ -86,6 +86,22 @@ def test_what_is_read_bit_by_bit_is_the_whole(
     agrees(one)
 
 
+def test_an_alarm_of_a_step_that_was_not_done_is_forgotten_with_it(tmp_path: Path) -> None:
+    """A run that is killed in a step and begun again while nobody looks: no step is known that has gone."""
+    one = Watched("run", tmp_path / "run")
+    with Run.open(tmp_path / "run", config()) as run:
+        run.record(1, {"reward": 1.0})
+        for number in range(3):
+            run.event("warning", f"before {number}", step=2)
+        one.refresh()
+        agrees(one)
+    with Run.open(tmp_path / "run", config()) as run:
+        run.rewind(1)
+        run.event("warning", "after", step=2)
+        one.refresh()
+        agrees(one)
+
+
 def test_a_reader_can_begin_at_a_step(tmp_path: Path) -> None:
     made(tmp_path / "run", [{"a": 1.0, "b": 2.0}, {"a": 3.0}, {"b": 4.0, "c": 5.0}])
     with RunReader(tmp_path / "run") as run:

@@ -180,6 +180,18 @@ def test_settings_of_one_run_and_differences_of_several(server: Served, folder: 
     assert told(server, "settings") == {"runs": [], "rows": []}
 
 
+def test_settings_that_are_no_text(tmp_path: Path) -> None:
+    """YAML can hold half of a character; one such run must not hide the others."""
+    for name in ("a", "b"):
+        path = rewards(tmp_path / name, 1.0) / "config.yaml"
+        path.write_text(path.read_text().replace("name: grpo", f'name: "{name}\\ud800"\n  "\\udc00": 1'))
+    with watched(tmp_path) as (server, _):
+        assert [run["algorithm"] for run in told(server, "runs")["runs"]] == ["a\\ud800", "b\\ud800"]
+        assert told(server, "settings?run=a&run=b")["rows"] == [
+            {"key": "algorithm.name", "values": ["a\\ud800", "b\\ud800"]}
+        ]
+
+
 def test_samples_over_time(server: Served) -> None:
     prompts = told(server, "prompts?run=d")["prompts"]
     assert [(p["text"], p["steps"]) for p in prompts] == [

@@ -62,13 +62,9 @@ class Inspecting:
 
     def _overview(self, request: Request) -> Response:
         with RunReader(self.run) as reader:
-            metrics = reader.metrics()
-            name = next((name for name in _CURVES if name in metrics), None)
             algorithm = reader.config.get("algorithm") or {}
-            curve = None
-            if name is not None:
-                steps, values = metrics[name]
-                curve = {"name": name, "steps": steps.tolist(), "values": numbers(values)}
+            known = ((name, *reader.metric(name)) for name in _CURVES)
+            curves = ({"name": n, "steps": s.tolist(), "values": numbers(v)} for n, s, v in known if len(s))
             training = reader.config.get("training") or {}
             terms = reader.kept(TERMS) or ()
             return JSONResponse(
@@ -79,7 +75,7 @@ class Inspecting:
                     "last_step": reader.last_step,
                     "updates": training.get("epochs", 1) * training.get("minibatches", 1),
                     "steps": reader.rollout_steps(),
-                    "curve": curve,
+                    "curve": next(curves, None),
                     "quantities": [asdict(q) for q in quantities_of(terms)],
                     "actions": not scored(terms),
                 }

@@ -6,6 +6,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -109,9 +110,7 @@ def progress(store: Store, who: str) -> dict[str, int]:
 
 def people(store: Store) -> list[dict[str, Any]]:
     """Everybody who has labelled, with how much and the median of their seconds."""
-    rows = store.read(
-        "SELECT annotator, skipped, seconds FROM labels WHERE withdrawn IS NULL ORDER BY annotator, seconds"
-    )
+    rows = store.read("SELECT annotator, skipped, seconds FROM labels WHERE withdrawn IS NULL ORDER BY annotator")
     found: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {}
     for who, skipped, seconds in rows:
@@ -120,7 +119,7 @@ def people(store: Store) -> list[dict[str, Any]]:
         if seconds is not None and not skipped:
             times.setdefault(who, []).append(seconds)
     for who, one in found.items():
-        one["seconds"] = times[who][len(times[who]) // 2] if who in times else None
+        one["seconds"] = median(times[who]) if who in times else None
     return list(found.values())
 
 

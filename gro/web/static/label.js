@@ -72,7 +72,7 @@ function show(found) {
   state.draft = found.item && ((said && kind().again?.(said.answer)) ?? kind().start(found.item.completions.length));
   state.pending = null;
   state.seconds = 0;
-  state.since = performance.now();
+  state.since = document.hidden ? 0 : performance.now();
   draw(said?.rationale ?? "");
   scrollTo(0, 0);
   document.title = found.run && found.item ? "● gro label" : "gro label"; // for who is in another tab meanwhile

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from gro.errors import GroError
 from gro.runs import RunReader
 from gro.runs.axes import AXES, STEP, has_axis, places, without_axis
 from gro.runs.curves import picture
@@ -174,12 +172,8 @@ class Watching:
 
     @contextmanager
     def _opened(self, request: Request) -> Iterator[RunReader]:
-        watched = self._run(request.query_params.get("run", ""))
-        try:
-            with RunReader(watched.path) as reader:
-                yield reader
-        except sqlite3.Error as error:
-            raise GroError(f"cannot read {watched.path}: {error}") from error
+        with RunReader(self._run(request.query_params.get("run", "")).path) as reader:
+            yield reader
 
 
 def _placed(known: Known) -> Iterator[dict[str, Any]]:

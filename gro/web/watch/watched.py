@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from gro.errors import GroError
 from gro.runs import RunReader
 from gro.runs.lock import owner
 from gro.runs.plain import encodable
+from gro.runs.records import Event
 from gro.runs.series import Series
 from gro.runs.store import CONFIG, DATABASE, LOCK
 
@@ -45,6 +45,8 @@ class Known:
     """In order; what happened that is more than information."""
     events: int = 0
     """How many events were looked through for them."""
+    newest: tuple[Event, ...] = ()
+    """The last of these; empty where there was none."""
     config: str = ""
     """config.yaml as it is written."""
     command: str = ""
@@ -108,7 +110,7 @@ class Watched:
             whole = before.status != "running" or self._seen is None or seen[0] != self._seen[0] or not seen[-1]
             try:
                 self.known = self._read(before, whole)
-            except (GroError, sqlite3.Error, OSError, ValueError) as error:
+            except (GroError, OSError, ValueError) as error:
                 return self._unreadable(encodable(str(error)))
         self._seen, self.looked = seen, time.monotonic()
         return True
@@ -142,19 +144,23 @@ class Watched:
         with RunReader(self.path) as run:
             last = int(before.steps[-1]) if len(before.steps) and not whole else None
             steps, times = run.times(since=last or 0)
-            if last is not None and not (len(steps) and steps[0] == last and times[0] == before.times[-1]):
-                last = None  # steps were forgotten, and perhaps done again
+            newest = before.newest
+            new = run.events(after=before.events - len(newest))
+            same = len(steps) and steps[0] == last and times[0] == before.times[-1]
+            if last is not None and not (same and tuple(new[: len(newest)]) == newest):
+                last = None  # steps or events were forgotten, and perhaps steps done again
                 steps, times = run.times()
             if last is None:
                 series, alarms, events = Series.read(run, before.series.name), (), 0
+                newest, new = (), run.events()
                 config = (self.path / CONFIG).read_text("utf-8", errors="replace")
             else:
                 metrics = _joined(before.series.metrics, run.metrics(since=last), last)
                 series, alarms, events = replace(before.series, metrics=metrics), before.alarms, before.events
+                new = new[len(newest) :]
                 config = before.config
                 steps = np.concatenate([before.steps[:-1], steps])
                 times = np.concatenate([before.times[:-1], times])
-            new = run.events(after=events)
             found = [
                 {"level": e.level, "step": e.step, "time": e.time, "message": encodable(e.message)}
                 for e in new
@@ -168,6 +174,7 @@ class Watched:
                 times=times[-_RECENT:],
                 alarms=(*alarms, *found),
                 events=events + len(new),
+                newest=(*newest, *new)[-1:],
                 config=config,
                 command=before.command,
             )

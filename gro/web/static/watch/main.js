@@ -236,17 +236,10 @@ function listen() {
     });
   }
   live({
-    runs(runs) {
-      const known = data.runs.map((run) => run.name).join();
-      data.runs = runs;
-      if (runs.map((run) => run.name).join() !== known) askLists();
-      fresh();
-    },
+    runs: fresh,
     steps(changed) {
-      const before = data.runs, by = new Map(changed.map((run) => [run.name, run]));
-      data.runs = data.runs.map((run) => by.get(run.name) ?? run);
-      if (changed.some((run) => before.find((old) => old.name === run.name)?.alarms !== run.alarms)) askLists();
-      fresh();
+      const by = new Map(changed.map((run) => [run.name, run]));
+      fresh(data.runs.map((run) => by.get(run.name) ?? run));
     },
     alarm({ run, step, level, message }) {
       say(`${level} in ${run}${step === null ? "" : ` at step ${step}`}: ${message}`);
@@ -258,7 +251,12 @@ function listen() {
   });
 }
 
-function fresh() {
+// What is known of the runs by now; where something of what the lists say may have changed, they are asked for again.
+function fresh(runs) {
+  const listed = () => JSON.stringify(data.runs.map(({ name, status, alarms }) => [name, status, alarms]));
+  const before = listed();
+  data.runs = runs;
+  if (listed() !== before) askLists();
   drawRuns();
   askPanels();
   samples.update(data.runs);
