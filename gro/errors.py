@@ -61,6 +61,16 @@ class DataError(GroError):
         return f"{re.sub(r'[0-9]+', '…', self.field)}: {wrong}" if self.field is not None else wrong
 
 
+def in_a_line(error: BaseException) -> str:
+    """The kind of an error of another library, and the first line of what it says.
+
+    >>> in_a_line(ValueError("no\\nmore"))
+    'ValueError: no'
+    """
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """', did you mean …?' with the most similar of the known names, or '' where none is similar."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)

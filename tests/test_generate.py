@@ -231,6 +231,12 @@ def test_the_command_says_what_it_lacks(folder: Path, tmp_path: Path) -> None:
     assert "give prompts with --prompt" in refused(cli(*model))
     assert "not both" in refused(cli(*model, "--prompt", "x", "--data", "y"))
     assert "--data: 'nothing.jsonl' is not a file" in refused(cli(*model, "--data", "nothing.jsonl"))
+    questions = write_rows(tmp_path / "q.jsonl", [{"question": "1+1="}])
+    for arguments in ((), ("--prompt-template", "{qestion}")):
+        said = refused(cli(*model, "--data", questions, *arguments))
+        assert "found the columns 'question'" in said
+        assert "Give --prompt-template with a column's name in braces" in said
+        assert "columns: {" not in said, "the command has no such key"
     assert "give --best-of" in refused(cli(*model, "--prompt", "x", "--output", tmp_path / "o.jsonl"))
     gone = tmp_path / "none" / "o.jsonl"
     both = ("--prompt", "x", "--best-of", "4", "--reward", "maths")

@@ -69,6 +69,7 @@ def test_what_is_right_passes(tmp_path: Path):
     assert found["gradient"] == found["value"] == found["micro batches"] == found["improves"] == "holds"
     assert found["first step"] == "–", "it has no old or ref policy"
     assert len(found) == 20
+    assert "paper:" not in cli("algorithms", write(tmp_path, loss=LOSS)).out, "it names none"
     assert "gradient and value are compared with mine_loss of the same file" in done.out
     assert "off by" in done.out
     assert done.out.splitlines()[-1] == "19 checks hold, 0 fail, 1 do not apply"

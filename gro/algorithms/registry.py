@@ -104,5 +104,6 @@ def _from_file(spec: str) -> Declaration:
         raise GroError(f"algorithm file {file!r} cannot be imported: {type(error).__name__}: {error}") from error
     declare: Declaration | None = getattr(module, function, None)
     if not callable(declare):
-        raise GroError(f"{file!r} defines no function {function!r}{nearest(function, vars(module))}")
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise GroError(f"{file!r} defines no function {function!r}{nearest(function, own)}")
     return declare

@@ -84,7 +84,9 @@ def _explain(name: str, given: dict[str, Any]) -> None:
         for p in page.parameters:
             parameters.add_row(Text(p.name), Text(str(p.default)), Text(p.meaning))
         out.print(parameters)
-    out.print(Text(f"reads: {page.reads}"), Text(f"paper: {page.equation}, {page.paper}"), sep="\n", soft_wrap=True)
+    out.print(Text(f"reads: {page.reads}"), soft_wrap=True)
+    if page.source:
+        out.print(Text(f"paper: {page.source}"), soft_wrap=True)
 
 
 def _verify(name: str, given: dict[str, Any]) -> None:

@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from gro.cli.app import app
+from gro.cli.app import Browser, Port, app
 from gro.errors import GroError
 
 
 @app.command()
 def inspect(
     run: Annotated[Path, typer.Argument(help="A run directory, finished or being trained.")],
-    port: Annotated[int, typer.Option(help="Of the page, on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 0,
+    port: Port = 0,
     device: Annotated[
         str, typer.Option(help="Where probabilities are computed: cpu leaves a GPU to the training; cuda, auto.")
     ] = "cpu",
-    browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
+    browser: Browser = False,
 ) -> None:
     """Look inside a run, token by token, in the browser."""
     from pydantic import TypeAdapter, ValidationError

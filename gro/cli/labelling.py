@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gro.cli.app import app
+from gro.cli.app import Browser, Port, app
 from gro.errors import GroError
 
 Labels = Annotated[Path, typer.Option(help="The file of labels; made, or gone on with.")]
@@ -35,9 +35,9 @@ def label(
     reward_model: Annotated[
         Path | None, typer.Option(help="Ask first where this reward model is least certain.")
     ] = None,
-    port: Annotated[int, typer.Option(help="0: a free one.", min=0, max=65535)] = 0,
+    port: Port = 0,
     seed: Annotated[int, typer.Option(help="Of the samples, and of which side each is shown on.", min=0)] = 0,
-    browser: Annotated[bool, typer.Option(help="Open it in a browser.")] = True,
+    browser: Browser = False,
 ) -> None:
     """Collect preferences in a page of your browser, with keys, several people at once."""
     from gro.web.label.command import Asked, run_label

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gro.cli.app import app
+from gro.cli.app import Browser, Port, app
 
 
 @app.command()
@@ -16,8 +16,8 @@ def watch(
         list[Path] | None,
         typer.Argument(metavar="[PATH]...", help="Run directories, or folders of them; runs/ where nothing is given."),
     ] = None,
-    port: Annotated[int, typer.Option(help="Of the page, on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 0,
-    browser: Annotated[bool, typer.Option("--browser", help="Open the page in the browser.")] = False,
+    port: Port = 0,
+    browser: Browser = False,
 ) -> None:
     """Watch runs while they are trained, and compare them, in the browser."""
     from gro.web import serve

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from gro.data._lines import MAX_ROW_BYTES, Lines, Report, Row
-from gro.errors import DataError
+from gro.errors import DataError, in_a_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -129,9 +129,10 @@ def read_parquet(path: Path, report: Report) -> Iterator[Row]:
     except DataError:
         raise
     except Exception as e:  # A damaged file makes the reader fail in many ways, undecodable names among them.
-        message = str(e).splitlines()[0][:200] if str(e) else type(e).__name__
         row = number + 1 if number else None
-        raise DataError(name, row=row, found=f"a damaged Parquet file ({message})", expected="Parquet") from e
+        raise DataError(
+            name, row=row, found=f"a damaged Parquet file ({in_a_line(e)[:200]})", expected="Parquet"
+        ) from e
 
 
 def _rows_at_once(metadata: Any) -> int:

@@ -73,7 +73,7 @@ def detect(columns: Iterable[str], spec: DataSpec) -> Layout:
     names = {*found, *spec.columns}
     for name, source in spec.columns.items():
         if source not in found:
-            raise _missing(spec, source, found, f"the column that {name!r} is mapped to")
+            raise _missing(spec, source, found, f"the column that {name!r} is mapped to", name)
     for template in (spec.prompt_template, spec.completion_template):
         for name in template_fields(template or ""):
             if name not in names and name != "completion":
@@ -114,9 +114,9 @@ def _suggest(found: list[str]) -> str:
     return "Types: text; messages; prompt; prompt, completion; chosen, rejected; prompt, completion, label or reward."
 
 
-def _missing(spec: DataSpec, name: str, found: list[str], expected: str) -> DataError:
+def _missing(spec: DataSpec, name: str, found: list[str], expected: str, used_as: str = "") -> DataError:
     close = nearest(name, found) or next((c for c in found if c.lower() in _ALSO_CALLED.get(name, ())), None)
-    fix = f"The nearest is {close!r}; columns: {{{name}: {close}}} would use it." if close else ""
+    fix = f"The nearest is {close!r}; columns: {{{used_as or name}: {close}}} would use it." if close else ""
     return DataError(spec.paths[0], field=name, found=f"the columns {_some(found)}", expected=expected, fix=fix)
 
 

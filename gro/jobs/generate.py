@@ -13,7 +13,7 @@ from gro.data.encode import encode_prompts, load_dataset
 from gro.data.spec import DataSpec
 from gro.engines.base import Progress, Sampling
 from gro.engines.local import LocalEngine
-from gro.errors import GroError
+from gro.errors import DataError, GroError
 from gro.evaluation.best_of_n import Point, best, curve
 from gro.evaluation.selection import Form, Selection, Writer, check_presentable
 from gro.policy.policy import Policy
@@ -149,7 +149,15 @@ def _prompts(start: Start, asked: Asked) -> Dataset:
             prompt_template=asked.prompt_template,
             stop=asked.limit,
         )
-        return load_dataset(spec, start.tokenizer, end_ids=start.ends)
+        try:
+            return load_dataset(spec, start.tokenizer, end_ids=start.ends)
+        except DataError as error:
+            if not error.found.startswith("the columns"):
+                raise
+            fix = "Give --prompt-template with a column's name in braces."  # the command has no key `columns`
+            raise DataError(
+                error.file, field=error.field, found=error.found, expected=error.expected, fix=fix
+            ) from error
     return encode_prompts(list(asked.prompts), start.tokenizer, end_ids=start.ends, chat=asked.chat or None)
 
 

@@ -25,7 +25,7 @@ from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from gro.config import Config
-from gro.errors import GroError
+from gro.errors import GroError, in_a_line
 from gro.runs.identity import differences, versions
 from gro.training.processes import ALONE, Processes
 from gro.training.watchdog import INTERVAL, LATE, Watchdog
@@ -80,13 +80,9 @@ def _meet(rank: int, size: int) -> Store:
     try:
         store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=LATE * INTERVAL)))
     except (RuntimeError, ValueError) as error:
-        raise GroError(f"process {rank} of {size} does not find the others at {where}: {_first_line(error)}") from error
+        raise GroError(f"process {rank} of {size} does not find the others at {where}: {in_a_line(error)}") from error
     store.set_timeout(_PATIENCE)
     return store
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def agree(processes: Processes, config: Config, content: Mapping[str, str]) -> None:

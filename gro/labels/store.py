@@ -163,6 +163,8 @@ class Store(Labels):
                         self._db.execute("ROLLBACK")
                 if isinstance(error, sqlite3.OperationalError):
                     raise NotSaved(f"not saved: {error}. What was saved before is intact") from error
+                if type(error) is sqlite3.DatabaseError:
+                    raise NotSaved(f"not saved: {self.path} is damaged: {error}") from error
                 raise
 
     def add(self, items: Iterable[Item], places: Mapping[str, float] | None = None) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
-from gro.errors import GroError, nearest
+from gro.errors import GroError, in_a_line, nearest
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
@@ -77,8 +77,8 @@ def find(path_or_name: str | Path) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(_WANTED)))
     except Exception as error:  # whatever the network, the hub or its cache raise, the user's remedy is the same
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise GroError(f"{name}: there is no such folder, and it could not be had from the hub ({reason})") from error
+        why = in_a_line(error)
+        raise GroError(f"{name}: there is no such folder, and it could not be had from the hub ({why})") from error
 
 
 def inspect(path: Path, *, allow_pickle: bool = False) -> Folder:

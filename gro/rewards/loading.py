@@ -18,6 +18,9 @@ from gro.errors import GroError
 from gro.rewards.functions import RewardFunction, described, notes_of, quoted
 from gro.rewards.registry import NAMED, resolved
 
+_EVERY = ("weight", "clip", "time_limit")
+"""Keys of every reward's item in a recipe."""
+
 
 def load(place: str | Callable[..., Any], params: Mapping[str, Any] | None = None) -> RewardFunction:
     """The reward function at `path/to/file.py:function`, `package.module:function`, an address, or by its name.
@@ -104,8 +107,11 @@ def _described(call: Callable[..., Any], name: str, params: Mapping[str, Any]) -
     allowed = list(notes_of(call).options) or allowed
     for key in params:
         if allowed is not None and key not in allowed:
-            known = nearest(key, [*allowed, "weight", "clip", "time_limit"])
+            known = nearest(key, [*allowed, *_EVERY])
             raise GroError(f"reward {name!r} has no parameter {key!r}{known}")
+        # What is nearly one of these is refused there too: a share that does not count would show nowhere.
+        if allowed is None and key not in {p.name for p in named} and (meant := _similar(key, _EVERY, cutoff=0.8)):
+            raise GroError(f"reward {name!r} names no parameter {key!r}{meant}")
     return RewardFunction(
         call=call,
         name=name,
@@ -134,6 +140,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; there are {quoted(names)}" if 0 < len(names) <= 12 else ""
 
 
-def _similar(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+def _similar(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""

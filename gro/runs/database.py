@@ -63,9 +63,12 @@ class Database:
         self._guard = threading.RLock()
 
     def one(self, query: str, parameters: Sequence[Any] = ()) -> Any:
-        """The first column of the first row, or None where there is no row."""
-        with self._guard:
-            row = self._connection.execute(query, parameters).fetchone()
+        """The first column of the first row, or None where there is no row.  GroError where the file is damaged."""
+        try:
+            with self._guard:
+                row = self._connection.execute(query, parameters).fetchone()
+        except sqlite3.DatabaseError as error:
+            raise GroError(f"cannot read {self.path}: {error}") from error
         return None if row is None else row[0]
 
     @contextmanager
@@ -87,6 +90,8 @@ class Database:
                     free = files.size_text(files.free_bytes(self.path))
                     message = f"cannot {doing} {self.path}: {why}; {free} free. What was recorded before is intact"
                     raise files.DiskError(message, number) from error
+                if type(error) is sqlite3.DatabaseError:
+                    raise GroError(f"cannot {doing} {self.path}: the file is damaged: {error}") from error
                 raise
 
     def close(self) -> None:

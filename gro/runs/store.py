@@ -189,7 +189,7 @@ class Run:
         """Close the database and give up the directory.  Rollouts of a step that was not recorded are dropped."""
         if self._session is None:
             return
-        with suppress(files.DiskError), self._database.transaction("close") as database:
+        with suppress(GroError), self._database.transaction("close") as database:
             database.execute("UPDATE sessions SET closed = ? WHERE id = ?", (time.time(), self._session))
         self._session = None
         self._database.close()
@@ -202,7 +202,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         if error is not None:
-            with suppress(files.DiskError):  # the error that ended the run matters more than one in recording it
+            with suppress(GroError):  # the error that ended the run matters more than one in recording it
                 if isinstance(error, Exception):
                     self.failure("stopped", "".join(traceback.format_exception(kind, error, where)))
                 else:

@@ -173,22 +173,6 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(" " if math.isnan(level) else _BLOCKS[round(level * 7)] for level in _levels(points))
 
 
-def text_curve(values: Sequence[float], width: int = 60, height: int = 6) -> str:
-    """A filled curve of `height` lines with its highest and lowest value at the left."""
-    points = resample(values, width)
-    levels = _levels(points)
-    finite = [p for p in points if math.isfinite(p)] or [math.nan]
-    labels = {0: number(max(finite)), height - 1: number(min(finite))}
-    margin = max(len(label) for label in labels.values())
-    lines = []
-    for row in range(height):
-        # Eighths of a block that reach into this line; the lowest point keeps one, so that it is seen.
-        eighths = [0 if math.isnan(v) else max(1, round(v * height * 8)) - (height - 1 - row) * 8 for v in levels]
-        bar = "".join(" " if e <= 0 else _BLOCKS[min(e, 8) - 1] for e in eighths)
-        lines.append(f"{labels.get(row, ''):>{margin}} ┤{bar}".rstrip())
-    return "\n".join(lines)
-
-
 def _levels(points: Sequence[float]) -> list[float]:
     """Each point between 0 (the lowest) and 1 (the highest); all alike: 0.5."""
     finite = [p for p in points if math.isfinite(p)]

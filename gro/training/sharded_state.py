@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from gro.errors import GroError
+from gro.errors import GroError, in_a_line
 from gro.runs import files
 from gro.training.processes import Processes
 
@@ -154,5 +154,4 @@ def _first_line(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         inner = next(iter(error.failures.values()))
         error = inner[0] if isinstance(inner, tuple) else inner
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    return in_a_line(error)

@@ -25,7 +25,7 @@ from types import FrameType, TracebackType
 from torch._C._distributed_c10d import Store, TCPStore
 from torch.distributed import DistError
 
-from gro.errors import GroError, Interrupted
+from gro.errors import GroError, Interrupted, in_a_line
 from gro.rewards.process import end_all_workers
 from gro.training.processes import Processes
 
@@ -80,7 +80,7 @@ class Watchdog:
             self._tell(f"gro/done/{self.processes.rank}", "1")
         elif self.failure is None:
             here = f"process {self.processes.rank} on {socket.gethostname()}"
-            self._tell("gro/failed", f"{here} stopped: {_words(error)}")
+            self._tell("gro/failed", f"{here} stopped: {in_a_line(error)}")
         if error is not None and self.failure is None and self.processes.first and not _agent_keeps_store():
             time.sleep(2 * INTERVAL)  # the store ends with this process: the others shall have heard
         self._over.set()
@@ -210,8 +210,3 @@ def _looks_of_another(error: BaseException) -> int:
     text = f"{type(error).__name__}: {error}"
     broken = isinstance(error, DistError) or any(word in text for word in ("gloo", "NCCL", "peer"))
     return SILENCE + 3 if broken else 0
-
-
-def _words(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

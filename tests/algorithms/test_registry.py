@@ -161,6 +161,8 @@ def test_a_users_own_file(tmp_path: Path):
         build(f"{path}:shi")
     with pytest.raises(GroError, match="defines no function 'number'"):
         build(f"{path}:number")
+    with pytest.raises(GroError, match=r"defines no function 'dpi'$"):  # what it imports is no algorithm of the file
+        build(f"{path}:dpi")
     with pytest.raises(GroError, match="does not exist"):
         build(f"{tmp_path}/other.py:shy")
     path.write_text("import nothing_of_this_name")

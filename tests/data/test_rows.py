@@ -68,6 +68,7 @@ def test_templates_and_mapped_columns_count_as_columns() -> None:
         ("conversations", {"kind": "language_modeling"}, "nearest is 'conversations'; columns: {messages: conv"),
         ("a b", {}, "found the columns 'a', 'b'; expected the columns of a dataset type"),
         ("a b", {"columns": {"prompt": "c"}}, "field 'c'"),
+        ("question", {"columns": {"prompt": "qestion"}}, "nearest is 'question'; columns: {prompt: question} would"),
         ("question", {"prompt_template": "{qestion}"}, "field 'qestion'.*nearest is 'question'"),
         ("prompt completions labels", {}, "stepwise_supervision, which no algorithm uses yet"),
     ],

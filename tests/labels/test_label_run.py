@@ -149,7 +149,7 @@ def test_what_is_no_run_that_waits_for_people(tmp_path):
         (other, "is not the configuration of a run"),
         (tmp_path / "later", "later does not exist; to label for a run, start gro train first"),
     ):
-        done = cli("label", data, "--no-browser", "--labels", tmp_path / "labels.db")
+        done = cli("label", data, "--labels", tmp_path / "labels.db")
         assert done.code == 2
         assert said in done.err.replace("\n", " ")
     assert not (tmp_path / "labels.db").exists()
@@ -157,7 +157,7 @@ def test_what_is_no_run_that_waits_for_people(tmp_path):
 
 
 def test_the_command_serves_it(tmp_path):
-    command = [sys.executable, "-u", "-m", "gro", "label", str(begun(tmp_path)), "--no-browser"]
+    command = [sys.executable, "-u", "-m", "gro", "label", str(begun(tmp_path))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

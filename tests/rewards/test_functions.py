@@ -71,6 +71,14 @@ def test_parameters_of_the_recipe() -> None:
     with pytest.raises(GroError, match="did you mean 'column'"):
         load("exact_match", {"colum": "x"})
 
+    def free(completions: list[str], **columns: Any) -> list[float]:
+        return [float(columns["limit"]) for _ in completions]
+
+    assert call(free, {"limit": 3}) == [3.0, 3.0]
+    for slip, meant in (("wieght", "weight"), ("weigth", "weight"), ("time_limits", "time_limit"), ("clips", "clip")):
+        with pytest.raises(GroError, match=f"reward 'free' names no parameter {slip!r}; did you mean {meant!r}"):
+            load(free, {slip: 3})
+
 
 def test_a_column_never_sets_an_option() -> None:
     function = load("exact_match")

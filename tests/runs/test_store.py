@@ -21,6 +21,7 @@ import torch
 from gro.errors import GroError
 from gro.runs import DiskError, RolloutRecord, Run, RunReader, files
 from gro.runs.identity import differences
+from gro.runs.lock import owner
 from runs.faults import damage, fail_at, killed_at, operations_of
 
 CONFIG = {"algorithm": {"name": "gro", "beta": 0.1}, "lr": 3e-4, "log": {"every": 1}}
@@ -264,6 +265,20 @@ def test_a_database_that_is_damaged_further_in_is_named(tmp_path: Path) -> None:
     damage(tmp_path / "r" / "run.db")
     with RunReader(tmp_path / "r") as reader, pytest.raises(GroError, match=r"cannot read .*/r/run\.db: .*malformed"):
         reader.metrics()
+    with pytest.raises(GroError, match=r"cannot read .*/r/run\.db: .*malformed"):
+        Run.open(tmp_path / "r", CONFIG)
+
+
+def test_a_database_that_is_damaged_while_a_run_goes_on_is_named(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "r", CONFIG)
+    run.record(1, {"loss": 1.0})
+    with sqlite3.connect(tmp_path / "r" / "run.db") as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damage(tmp_path / "r" / "run.db")
+    with pytest.raises(GroError, match=r"cannot record an event in .*/r/run\.db: the file is damaged: .*malformed"):
+        run.event("info", "it went on")
+    run.close()
+    assert owner(tmp_path / "r" / "lock") is None
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from gro.runs.terminal import (
     resample,
     samples_table,
     sparkline,
-    text_curve,
 )
 
 
@@ -76,11 +75,6 @@ def test_resampling_keeps_the_mean_and_every_value(values: list[float], width: i
     sizes = [(i + 1) * len(values) // len(points) - i * len(values) // len(points) for i in range(len(points))]
     total = math.fsum(point * size for point, size in zip(points, sizes, strict=True))
     assert total == pytest.approx(math.fsum(values), rel=1e-9, abs=1e-6)
-
-
-def test_a_text_curve() -> None:
-    assert text_curve([0, 1, 2, 3], width=4, height=2) == "3 ┤  ▃█\n0 ┤▁▅██"
-    assert text_curve([], height=2) == "nan ┤\nnan ┤"
 
 
 def test_samples_are_text_and_nothing_else() -> None:

@@ -29,7 +29,7 @@ class Server:
     def start(self) -> Server:
         """Waits until it answers."""
         command = [sys.executable, "-u", "-m", "gro", "label", "--labels", str(self.folder / "labels.db")]
-        command += ["--no-browser", "--port", str(self.port), *self.arguments]
+        command += ["--port", str(self.port), *self.arguments]
         with (self.folder / "stderr.txt").open("a") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         assert self.process.stdout is not None

@@ -23,7 +23,7 @@ from gro.labels.agreement import agreement, cohen, fleiss
 from gro.labels.export import export, ratings
 from gro.labels.items import Item
 from gro.labels.reading import Labels
-from gro.labels.store import Sent, Store
+from gro.labels.store import NotSaved, Sent, Store
 from gro.web.label.pages import people
 from runs.faults import damage
 from web.labelling import items, prefer, say, stored
@@ -276,3 +276,6 @@ def test_a_damaged_file_is_named(tmp_path):
     damage(store.path)
     with Labels(store.path) as labels, pytest.raises(GroError, match=r"labels\.db cannot be read: .*malformed"):
         export(labels, "csv")
+    store = Store(store.path)
+    with pytest.raises(NotSaved, match=r"not saved: .*labels\.db is damaged: .*malformed"):
+        store.add(items(600)[300:])

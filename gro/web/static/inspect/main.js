@@ -242,6 +242,11 @@ function layout() {
 }
 
 async function refresh() {
+  if (!document.hidden) await look();
+  if (data.run.status === "running") setTimeout(refresh, POLL);
+}
+
+async function look() {
   try {
     const newer = await get("/api/inspect/run");
     const grown = newer.steps.length !== data.run.steps.length || newer.status !== data.run.status;
@@ -250,7 +255,6 @@ async function refresh() {
   } catch (error) {
     notice(error.message, "bad");
   }
-  if (data.run.status === "running") setTimeout(refresh, POLL);
 }
 
 async function start() {
