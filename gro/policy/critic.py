@@ -231,9 +231,13 @@ def score_model(folder: Folder, dtype: torch.dtype, allow_pickle: bool) -> tuple
         except (OSError, RuntimeError, ValueError) as error:
             raise GroError(f"{folder.path}: the reward model cannot be loaded: {error}") from error
     model, info = loaded
-    if info["missing_keys"]:
-        names = ", ".join(sorted(info["missing_keys"])[:5])
-        raise GroError(f"{folder.path}: {len(info['missing_keys'])} tensors are not in its files: {names}")
+    if missing := sorted(info["missing_keys"]):
+        names = ", ".join(missing[:5])
+        if not any(name.startswith(f"{model.base_model_prefix}.") for name in missing):
+            raise GroError(
+                f"{folder.path} is not a reward model: it has no score head ({names}); `gro reward-model` makes one"
+            )
+        raise GroError(f"{folder.path}: {len(missing)} tensors of the model are not in its files: {names}")
     score = getattr(model, "score", None)
     if not isinstance(score, nn.Linear) or score.out_features != 1:
         found = f"{score.out_features} labels" if isinstance(score, nn.Linear) else "no score head"

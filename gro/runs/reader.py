@@ -47,7 +47,7 @@ class RunReader:
         """Raises GroError where there is no run, or one that this version cannot read."""
         self.path = Path(path).expanduser().absolute()
         if not (self.path / DATABASE).is_file():
-            raise GroError(f"{self.path} is not a run directory: it has no {DATABASE}")
+            raise GroError(f"{self.path} is not a run directory: it has no {DATABASE}{_runs_in(self.path)}")
         self._connection = connect_reading(self.path / DATABASE)
 
     @property
@@ -206,3 +206,10 @@ def _record(row: tuple[Any, ...], tokens: Mapping[str, np.ndarray]) -> RolloutRe
         version=row[13],
         tokens=tokens,
     )
+
+
+def _runs_in(folder: Path, most: int = 5) -> str:
+    """Which runs there are in a folder of them, as the end of a sentence."""
+    found = sorted(database.parent.name for database in folder.glob(f"*/{DATABASE}"))
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f"; runs in it: {', '.join(found[:most])}{more}" if found else ""

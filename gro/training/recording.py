@@ -105,10 +105,9 @@ class Recorder:
         )
         self.run.record_rollouts(step, records)
         self.run.record(step, metrics)
-        if self._kl is not None:  # measured every so often; shown until the next time
-            metrics.setdefault("kl", self._kl)
         self.progress.step(step, metrics)
-        self._alarm(step, self._alarms.step(metrics | self._flat(result, metrics)))
+        known = {} if self._kl is None else {"kl": self._kl}  # measured every so often; it holds until the next time
+        self._alarm(step, self._alarms.step(known | metrics | self._flat(result, metrics)))
 
     def evaluated(self, step: int, evaluate: Evaluate | None) -> None:
         """Evaluate the policy as it is after `step` steps, and record it."""

@@ -23,7 +23,7 @@ from gro.web.app import create_app
 from gro.web.label.command import Asked, run_label
 from gro.web.label.pages import progress, routes
 from gro.web.label.waiting import WaitingRun
-from jobs_on_sums import cli
+from jobs_on_sums import cli, write_rows
 from web.test_web_guard import PORT, TOKEN, write
 from web.test_web_guard import ask as ask_page
 
@@ -165,5 +165,14 @@ def test_the_command_serves_it(tmp_path):
     finally:
         process.terminate()
         process.communicate(timeout=60)
-    assert said[0].endswith("ratings.db: 0 items to label as ranking, 0 of them have labels\n")
+    assert said[0].endswith("ratings.db: 0 items to label as ranking, 0 with labels\n")
     assert said[1].startswith("http://127.0.0.1:")
+
+
+def test_one_item_is_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gro.web.label.command.serve", lambda *args, **settings: None)
+    rows = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(2)]
+    for n, words in ((1, "1 item"), (2, "2 items")):
+        write_rows(tmp_path / "pairs.jsonl", rows[:n])
+        run_label(Asked(data=tmp_path / "pairs.jsonl", labels=tmp_path / f"{n}.db"))
+        assert capsys.readouterr().out == f"{tmp_path / f'{n}.db'}: {words} to label as pairs, 0 with labels\n"

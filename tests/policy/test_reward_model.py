@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+from gro.errors import GroError
 from gro.policy.policy import Policy
 from gro.policy.reward_model import RewardModel, judged
 from gro.types import Completion, Group, Prompt, rows_of
@@ -39,6 +41,25 @@ def test_judged_groups_score_one_place_behind_the_last_token():
     assert completion.ids[:2] == (7, 8)
     assert completion.trained == (False, False, True)
     assert (completion.reward, completion.logp, completion.temperature) == (1.0, None, 1.0)
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gpt2"])
+def test_a_language_model_is_not_taken_for_a_reward_model(arch: str, tmp_path: Path):
+    Policy(tiny_model(arch), tiny_tokenizer()).save(tmp_path)
+    with pytest.raises(GroError) as refused:
+        RewardModel.read(tmp_path, device="cpu")
+    assert str(refused.value) == (
+        f"{tmp_path} is not a reward model: it has no score head (score.weight); `gro reward-model` makes one"
+    )
+
+
+def test_a_reward_model_that_lost_a_tensor_is_told_from_a_language_model(tmp_path: Path):
+    reward_model().save(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(GroError, match=r": 1 tensors of the model are not in its files: model\.norm\.weight"):
+        RewardModel.read(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "llama", "gpt2", "gpt_neox", "gemma2", "mistral"])

@@ -242,6 +242,20 @@ def test_damaged_runs_are_named(tmp_path: Path) -> None:
         RunReader(tmp_path)
 
 
+def test_a_folder_of_runs_is_told_from_a_run(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for names, said in (
+        ([], ""),
+        (["b", "a"], "; runs in it: a, b"),
+        (list("cdefg"), "; runs in it: a, b, c, d, e and 2 more"),
+    ):
+        for name in names:
+            Run.open(tmp_path / name, CONFIG).close()
+        with pytest.raises(GroError) as refused:
+            RunReader(tmp_path)
+        assert str(refused.value) == f"{tmp_path} is not a run directory: it has no run.db{said}"
+
+
 def test_a_database_that_is_damaged_further_in_is_named(tmp_path: Path) -> None:
     """As a copy that was cut off or a disk that lost blocks leaves it: what was read before was whole."""
     with Run.open(tmp_path / "r", CONFIG) as run:

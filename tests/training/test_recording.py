@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,20 @@ def test_flat_steps_are_counted_across_a_stop(tmp_path: Path) -> None:
         third.load(second.state())
         assert third.ended == second.ended
         run.finish()
+
+
+def test_a_line_has_what_was_measured_at_its_step_and_alarms_what_was_measured_last(tmp_path: Path) -> None:
+    out = io.StringIO()
+    with Run.open(tmp_path / "run", {}) as run:
+        recorder = Recorder(run, Progress(9, "", out), POLICY, build("grpo"), PORTIONS)
+        recorder.load(recorder.state() | {"kl": "6.5"})
+        recorder.step(1, replace(result(0.0, 1.0), observed={"kl": 7.25}))
+        recorder.step(2, result(0.0, 1.0))
+        run.finish()
+    lines = [line for line in out.getvalue().splitlines() if "  eta " in line]
+    assert ["kl" in line for line in lines] == [True, False]
+    assert "kl 7.25" in lines[0]
+    assert "kl_explosion" in out.getvalue()
 
 
 def test_what_a_rule_saw_survives_as_text() -> None:

@@ -201,9 +201,36 @@ def test_every_view_has_an_address_that_restores_it(page: Any, server: Served, a
 
 def test_an_address_that_says_nonsense_is_put_right(page: Any, server: Served) -> None:
     opened(page, server, "#step=999&row=77&at=9999&q=nothing&beside=0&side=b")
-    assert view(page)["step"] == "3"
-    assert "no completions were recorded at step 999" in page.locator("#notice").inner_text()
+    last = str(len(records(trained("grpo"), 3)[0].completion_ids) - 1)
+    assert view(page) == {"step": "3", "row": "0", "at": last, "q": "coefficient"}
+    assert page.locator("#notice").inner_text() == (
+        "no completions were recorded at step 999; step 3 has no recorded completion 77; "
+        "completion 0 cannot stand beside 0; this run has no quantity “nothing”"
+    )
     assert page.locator("#tokens-a .token").count() > 0
+    press(page, "q", q="advantage")
+    assert page.locator("#notice").is_hidden()
+    for wrong in ("#step=3&row=77", "#step=3&row=0&q=nothing"):
+        page.evaluate("hash => { location.hash = hash; }", wrong)
+        until(page, "wrong => location.hash === '#step=3&row=0&q=coefficient' && !notice.hidden", wrong)
+        named = "no recorded completion 77" if "77" in wrong else "no quantity “nothing”"
+        assert named in page.locator("#notice").inner_text()
+        press(page, "q", q="advantage")
+
+
+def test_of_a_reward_model_no_actions_are_offered(page: Any) -> None:
+    inspecting = Inspecting(trained("judge"))
+    with served(inspecting.routes) as server:
+        opened(page, server, "#step=1&row=0&at=0&act=1")
+        assert view(page) == {"step": "1", "row": "0", "at": "0", "q": "coefficient"}
+        assert page.locator("#no-actions").inner_text() == (
+            "A reward model gives a score to a whole answer: it has no actions."
+        )
+        page.keyboard.press("a")
+        press(page, "ArrowRight", at=1)
+        assert page.evaluate("[document.getElementById('act'), actions.childNodes.length]") == [None, 0]
+        assert "act" not in view(page)
+    inspecting.close()
 
 
 def test_without_a_mouse(page: Any, server: Served) -> None:

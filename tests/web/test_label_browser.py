@@ -140,6 +140,33 @@ def test_an_undo_gives_the_reason_back_to_who_wrote_it(browser, tmp_path):
     assert store.read("SELECT answer, rationale FROM labels WHERE id = 2") == [('{"choice": 1}', "because")]
 
 
+def test_an_undo_gives_the_answer_back_to_be_corrected(browser, tmp_path):
+    badges = "[...document.querySelectorAll('.badge')].map((b) => b.textContent).join()"
+    given = [
+        ("ranking", ["3", "t", "1", "2"], "rank 1,rank 3,rank 1", ["3", "3"], "rank 1,rank 2,rank 3"),
+        ("score5", ["2", "5", "4"], "2,5,4", ["ArrowRight", "3"], "2,3,4"),
+    ]
+    for kind, said, shown, corrected, then in given:
+        (tmp_path / kind).mkdir()
+        store = stored(tmp_path / kind, kind, n=3, k=3)
+        with opened(browser, store) as page:
+            press(page, store, *said, "Enter", made=1)
+            assert "rank" not in page.evaluate(badges)
+            press(page, store, "u")
+            until(page, f"{badges} === '{shown}'")
+            press(page, store, *corrected)
+            assert page.evaluate(badges) == then
+            press(page, store, "Enter", made=2)
+            assert page.evaluate(f"{badges} === '–,–,–'")
+            press(page, store, "s", made=3)
+            press(page, store, "u")
+            until(page, "document.getElementById('count').textContent === '1 / 3' && !app.ariaBusy.includes('true')")
+            assert page.evaluate(f"{badges} === '–,–,–'")  # of what was skipped nothing was said
+    first, second = ({"ranks": [1, 2, 3]}, {"scores": [2, 3, 4]})
+    assert answers(Store(tmp_path / "ranking" / "labels.db", "ranking")) == [first]
+    assert answers(Store(tmp_path / "score5" / "labels.db", "score5")) == [second]
+
+
 def test_pairs_with_buttons_alone_on_a_narrow_touch_screen(browser, tmp_path):
     store = stored(tmp_path, n=4)
     with opened(browser, store, width=400, has_touch=True, color_scheme="dark") as page:
@@ -335,6 +362,32 @@ def test_the_page_asks_who_labels(browser, tmp_path):
     assert store.read("SELECT annotator FROM labels") == [("Ben <b>",), ("cleo",)]
 
 
+@pytest.mark.parametrize("key", ["Escape", "Enter"])
+def test_who_keeps_their_name_keeps_what_they_have_begun(browser, tmp_path, key):
+    store = stored(tmp_path, "score5", n=2, k=2)
+    with opened(browser, store) as page:
+        press(page, store, "4")
+        page.fill("#rationale", "because")
+        shown = page.locator(".completions").inner_text()
+        page.click("#who")
+        page.wait_for_selector("#name")
+        press(page, store, key)
+        page.wait_for_selector(".completion")
+        assert page.evaluate("document.activeElement.id") == "who"
+        assert page.locator(".completions").inner_text() == shown
+        press(page, store, "2", "Enter")  # what has the focus is the button with the name
+        page.wait_for_selector("#name")
+        press(page, store, "Escape")
+        page.click("#send")
+        settled(page, store, 1)
+        press(page, store, "s", made=2)
+        page.click("#who")
+        press(page, store, key)
+        page.wait_for_selector("#finished")
+    assert answers(store)[0] == {"scores": [4, 2]}
+    assert store.read("SELECT rationale FROM labels WHERE id = 1") == [("because",)]
+
+
 RICH = """# Title
 
 Some *emphasis*, **weight**, `a < b`, ~~gone~~ and 5 * 3 * 2, snake_case_name, $5 and $6.
@@ -416,6 +469,8 @@ def test_the_table_of_people_breaks_names_and_not_its_heads(browser, tmp_path):
     with opened(browser, store, name="a" * 60, width=400) as page:
         press(page, store, "ArrowLeft", "a", made=2)
         page.wait_for_selector("dialog#agreed th")
+        heads = page.locator("dialog th").evaluate_all("all => all.map(e => e.textContent)")
+        assert heads[-4:] == ["name", "labels", "skipped", "median seconds"]
         height = page.locator("dialog th").evaluate_all("all => all.map(e => e.getBoundingClientRect().height)")
         assert max(height) < 40  # one line
         assert page.locator("dialog").evaluate("e => e.scrollWidth <= e.clientWidth")

@@ -18,7 +18,7 @@ from gro.runs import RunReader
 from gro.runs.records import TERMS, RolloutRecord
 from gro.web.app import page
 from gro.web.inspect.asking import Asking
-from gro.web.inspect.stored import numbers, quantities, quantities_of, summary_of
+from gro.web.inspect.stored import numbers, quantities, quantities_of, scored, summary_of
 from gro.web.inspect.words import words_of
 
 PATH = "/inspect"
@@ -66,6 +66,7 @@ class Inspecting:
             known = ((name, *reader.metric(name)) for name in _CURVES)
             curves = ({"name": n, "steps": s.tolist(), "values": numbers(v)} for n, s, v in known if len(s))
             training = reader.config.get("training") or {}
+            terms = reader.kept(TERMS) or ()
             return JSONResponse(
                 {
                     "name": self.run.name,
@@ -75,7 +76,8 @@ class Inspecting:
                     "updates": training.get("epochs", 1) * training.get("minibatches", 1),
                     "steps": reader.rollout_steps(),
                     "curve": next(curves, None),
-                    "quantities": [asdict(q) for q in quantities_of(reader.kept(TERMS) or ())],
+                    "quantities": [asdict(q) for q in quantities_of(terms)],
+                    "actions": not scored(terms),
                 }
             )
 

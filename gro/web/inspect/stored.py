@@ -76,11 +76,20 @@ _MOST = 20.0
 
 def quantities_of(terms: Sequence[str]) -> list[Quantity]:
     """What can be looked at in a run whose terms have these labels."""
-    if not any(label.rpartition(" · ")[2].startswith(f"{_SCORE}, ") for label in terms):
+    if not scored(terms):
         return [*QUANTITIES, *parts_of(terms)]
     known = [replace(one, meaning=_SCORED[one.name]) for one in QUANTITIES if one.name in _SCORED]
     parts = [replace(part, meaning=part.meaning.replace("log-likelihood", "score")) for part in parts_of(terms)]
     return [*(replace(one, label="score", scale="signed") if one.name == "logp" else one for one in known), *parts]
+
+
+def scored(terms: Sequence[str]) -> bool:
+    """Whether a run whose terms have these labels is a reward model's: a score has no actions.
+
+    >>> scored(["βσ(−βsu) · r, paired"])
+    True
+    """
+    return any(label.rpartition(" · ")[2].startswith(f"{_SCORE}, ") for label in terms)
 
 
 def parts_of(terms: Sequence[str]) -> list[Quantity]:

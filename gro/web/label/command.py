@@ -52,7 +52,8 @@ def run_label(asked: Asked) -> None:
     store = prepare(asked) if run is None else _of_run(run, asked)
     try:
         wanted, done = store.read("SELECT count(*), coalesce(sum(done > 0), 0) FROM items")[0]
-        print(f"{store.path}: {wanted} items to label as {store.kind.name}, {done} of them have labels")
+        items = "1 item" if wanted == 1 else f"{wanted} items"
+        print(f"{store.path}: {items} to label as {store.kind.name}, {done} with labels")
         serve(routes(store, asked.name, run), port=asked.port, open_browser=asked.browser)
     finally:
         store.close()

@@ -1,5 +1,6 @@
 // The ways of asking.  Each has
 //   start(n)               the answer so far, of n completions
+//   again(answer)          the same of an answer that was taken back, or null
 //   head, foot             what stands above and below a completion
 //   buttons, key, help     what can be pressed
 //   update                 shows the answer so far on a completion
@@ -43,6 +44,10 @@ const best = {
 // `tiers` is best first, each a list of equals; what is in none has no rank yet.
 const ranking = {
   start: (n) => ({ n, tiers: [], tie: false }),
+  again({ ranks }) {
+    const tiers = (ranks ?? []).map((_, better) => ranks.flatMap((rank, i) => (rank === better + 1 ? [i] : [])));
+    return ranks ? { n: ranks.length, tiers: tiers.filter((tier) => tier.length), tie: false } : null;
+  },
   head: (place, context) => {
     const head = title(place);
     head.append(button("Next best", `${place + 1}`, () => ranking.toggle(place, context())));
@@ -120,6 +125,7 @@ function ranks({ n, tiers }) {
 
 const scores = {
   start: (n) => ({ scores: Array(n).fill(0), current: 0 }),
+  again: ({ scores }) => (scores ? { scores: [...scores], current: 0 } : null),
   head: (place) => title(place),
   foot: (place, context) => el("div", { class: "scores", role: "group", "aria-label": `Score of ${place + 1}` },
     Array.from({ length: context().top }, (_, i) => el("button", { onclick: () => scores.give(place, i + 1, context()), dataset: { score: i + 1 } }, i + 1))),

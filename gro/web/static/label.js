@@ -15,7 +15,7 @@ const state = {
   draft: null, // the answer so far, by kind
   pending: null, // an answer on its way or not saved yet; it keeps its key
   busy: false,
-  reasons: new Map(), // item → what was written of it: an undo gives it back
+  said: new Map(), // item → the answer that was saved of it, and why: an undo gives them back
   focused: "", // the id of what had the focus before
   last: null,
   timer: 0,
@@ -68,11 +68,13 @@ function show(found) {
   state.last = found.last;
   state.progress = found.progress;
   state.run = found.run;
-  state.draft = found.item && kind().start(found.item.completions.length);
+  const said = state.said.get(found.item?.item);
+  state.draft = found.item && ((said && kind().again?.(said.answer)) ?? kind().start(found.item.completions.length));
   state.pending = null;
   state.seconds = 0;
   state.since = document.hidden ? 0 : performance.now();
-  draw(true);
+  draw(said?.rationale ?? "");
+  scrollTo(0, 0);
   document.title = found.run && found.item ? "● gro label" : "gro label"; // for who is in another tab meanwhile
   if (!found.item && found.run && found.run !== "finished") later();
 }
@@ -117,7 +119,7 @@ async function send(answer) {
   try {
     await persistently(state.pending);
     saved = true;
-    state.reasons.set(state.pending.item, rationale);
+    state.said.set(state.pending.item, { answer, rationale });
     notice("");
   } catch (error) {
     notice(error.message.startsWith("not saved") ? error.message : `not saved: ${error.message}`, "bad");
@@ -149,7 +151,7 @@ const undo = () => (state.last === null ? notice(nothing()) : load("/api/label/u
 const kind = () => KINDS[state.setting.kind];
 const context = () => ({ draft: state.draft, top: state.setting.top, changed: refresh, send, shown: state.offered.completions.length });
 
-function draw(fresh = false) {
+function draw(rationale = document.getElementById("rationale")?.value) {
   document.body.classList.toggle("labelling", Boolean(state.offered));
   const parts = [header()];
   if (!state.offered) parts.push(finished());
@@ -157,12 +159,11 @@ function draw(fresh = false) {
     parts.push(
       el("section", { class: "card prompt", "aria-label": "Prompt", tabindex: "0" }, spoken(state.offered.prompt)),
       el("section", { class: "completions", "aria-label": "Completions" }, state.offered.completions.map(completion)),
-      bar(fresh ? state.reasons.get(state.offered.item) : document.getElementById("rationale")?.value),
+      bar(rationale),
     );
   }
   replace(app, parts);
   refresh();
-  if (fresh) scrollTo(0, 0);
 }
 
 function header() {
@@ -281,12 +282,15 @@ async function agreement() {
       : el("p", {}, "Nothing has been labelled by two people yet; --per-item 2 asks two."),
     found.pairs.length ? table(["name", "name", "questions", "Cohen's κ"], found.pairs.map(([a, b, n, k]) => [a, b, n, number(k)])) : null,
     el("h2", {}, "People"),
-    table(["name", "labels", "skipped", "median s"], found.people.map((p) => [p.name, p.labels, p.skipped, p.seconds === null ? "–" : p.seconds.toFixed(1)])));
+    table(["name", "labels", "skipped", "median seconds"], found.people.map((p) => [p.name, p.labels, p.skipped, p.seconds === null ? "–" : p.seconds.toFixed(1)])));
 }
 
 function askName() {
+  const { offered, draft } = state;
+  const rationale = document.getElementById("rationale")?.value;
   document.body.classList.remove("labelling");
-  const box = el("input", { id: "name", maxlength: "60", autocomplete: "off", value: state.who, "aria-label": "Your name" });
+  const box = el("input", { id: "name", maxlength: "60", autocomplete: "off", value: state.who, "aria-label": "Your name",
+    onkeydown: (event) => event.key === "Escape" && state.who && back() });
   replace(app, el("form", { class: "card name", onsubmit: named }, el("h1", {}, "Who is labelling?"),
     el("p", { class: "faint" }, "The name stands beside each label, and tells people apart."),
     el("div", { class: "row" }, box, el("button", { class: "main" }, "Begin"))));
@@ -296,10 +300,19 @@ function askName() {
   function named(event) {
     event.preventDefault();
     if (!box.value.trim()) return;
+    if (box.value.trim() === state.who) return back();
     state.who = box.value.trim();
-    state.reasons.clear();
+    state.said.clear();
     localStorage.setItem("gro-name", state.who);
     load();
+  }
+
+  // To what was there: who has not changed has lost nothing.
+  function back() {
+    if (!offered) return load();
+    Object.assign(state, { offered, draft });
+    draw(rationale);
+    focusOn("who");
   }
 }
 

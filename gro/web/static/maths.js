@@ -1,5 +1,5 @@
-// A part of TeX as MathML: letters, numbers, operators, sub- and superscripts, fractions, roots, Greek, sums, text and
-// fences.  There are no macros and nothing is defined; a formula with anything else is shown as it was written.
+// A part of TeX as MathML: letters, numbers, operators, sub- and superscripts, fractions, roots, Greek, sums, text,
+// fences and tables.  There are no macros and nothing is defined; a formula with anything else is shown as it was written.
 
 import { el } from "./base.js";
 
@@ -22,7 +22,7 @@ const OPERATORS = {
 const LARGE = { sum: "∑", prod: "∏", int: "∫", iint: "∬", oint: "∮", bigcup: "⋃", bigcap: "⋂" };
 const NAMED = new Set("sin cos tan cot sec csc log ln exp lim max min sup inf det dim gcd lcm arg mod Pr arcsin arccos arctan sinh cosh tanh".split(" "));
 const SPACES = { ",": "0.17em", ":": "0.22em", ";": "0.28em", " ": "0.3em", quad: "1em", qquad: "2em", "!": "0" };
-const IGNORED = new Set(["displaystyle", "textstyle", "limits", "nolimits", "big", "Big", "bigg", "Bigg"]);
+const IGNORED = new Set(["displaystyle", "textstyle", "limits", "nolimits", "nonumber", "notag", "big", "Big", "bigg", "Bigg"]);
 const STYLES = { mathbf: "bold", mathit: "italic", boldsymbol: "bold" };
 // Where a style's A stands, and those that stand elsewhere.
 const ALPHABETS = {
@@ -31,8 +31,16 @@ const ALPHABETS = {
 };
 const ESCAPED = "%$#&_";
 const ACCENTS = { hat: "^", bar: "¯", overline: "¯", vec: "→", tilde: "~", dot: "˙" };
+// What stands between \begin and \end as rows and cells: how they are set, and the fences around them.
+const TABLES = {
+  align: ["aligned"], "align*": ["aligned"], aligned: ["aligned"], split: ["aligned"],
+  gather: ["gathered"], "gather*": ["gathered"], gathered: ["gathered"], equation: ["gathered"], "equation*": ["gathered"],
+  matrix: ["matrix"], pmatrix: ["matrix", "(", ")"], bmatrix: ["matrix", "[", "]"], Bmatrix: ["matrix", "{", "}"],
+  vmatrix: ["matrix", "|", "|"], Vmatrix: ["matrix", "‖", "‖"], cases: ["cases", "{"], array: ["array"],
+};
 const LONGEST = 2000;
 const DEEPEST = 30;
+const DEEPEST_TABLE = 4; // each level multiplies what laying it out costs
 
 class Beyond extends Error {}
 
@@ -41,8 +49,8 @@ export function maths(source, display = false) {
   try {
     if (source.length > LONGEST) throw new Beyond();
     const tokens = source.match(/\\[A-Za-z]+|\\[\s\S]|\d+(?:\.\d+)?|\s+|[\s\S]/gu) ?? [];
-    const reader = { tokens, i: 0, depth: 0 };
-    const inside = sequence(reader, null);
+    const reader = { tokens, i: 0, depth: 0, tables: 0 };
+    const inside = sequence(reader, []);
     const math = m("math", inside);
     if (display) math.setAttribute("display", "block");
     math.setAttribute("aria-label", source);
@@ -60,17 +68,30 @@ function m(tag, children = [], attributes = {}) {
   return node;
 }
 
-// Everything up to `end`, which is taken too.
-function sequence(reader, end) {
+// Where the table that the text begins with is closed, or -1 where it begins with none.
+export function tableEnd(text) {
+  const name = /^\\begin\{([A-Za-z]+\*?)\}/.exec(text)?.[1];
+  if (!Object.hasOwn(TABLES, name ?? "")) return -1;
+  let level = 0;
+  for (const found of text.matchAll(/\\(begin|end)\{([A-Za-z]+\*?)\}/g)) {
+    if (found[2] !== name) continue;
+    level += found[1] === "begin" ? 1 : -1;
+    if (level === 0) return found.index + found[0].length;
+  }
+  return -1;
+}
+
+// Everything up to one of `ends`, which is taken too; without any, up to the end.
+function sequence(reader, ends) {
   if (++reader.depth > DEEPEST) throw new Beyond();
   const made = [];
   for (;;) {
     const token = reader.tokens[reader.i];
     if (token === undefined) {
-      if (end !== null) throw new Beyond();
+      if (ends.length) throw new Beyond();
       break;
     }
-    if (token === end) {
+    if (ends.includes(token)) {
       reader.i++;
       break;
     }
@@ -117,7 +138,7 @@ function argument(reader) {
 function single(reader) {
   const token = reader.tokens[reader.i++];
   if (/^\s+$/.test(token)) return null;
-  if (token === "{") return m("mrow", sequence(reader, "}"));
+  if (token === "{") return m("mrow", sequence(reader, ["}"]));
   if (token === "}" || token === "&" || token === "#" || token === "%" || token === "$") throw new Beyond();
   if (token[0] === "\\") return command(reader, token.slice(1));
   if (/^\d/.test(token)) return m("mn", token);
@@ -143,13 +164,14 @@ function command(reader, name) {
   if (ESCAPED.includes(name)) return m("mi", name);
   if (Object.hasOwn(STYLES, name)) return m("mrow", [argument(reader)], { class: STYLES[name] });
   if (name === "left" || name === "right") return fence(reader);
+  if (name === "begin") return table(reader);
   throw new Beyond();
 }
 
 function root(reader) {
   if (reader.tokens[reader.i] !== "[") return m("msqrt", [argument(reader)]);
   reader.i++;
-  const degree = m("mrow", sequence(reader, "]"));
+  const degree = m("mrow", sequence(reader, ["]"]));
   return m("mroot", [argument(reader), degree]);
 }
 
@@ -185,4 +207,48 @@ function fence(reader) {
   const shown = token[0] === "\\" ? OPERATORS[token.slice(1)] : token;
   if (!shown || !"()[]{}|⟨⟩⌊⌋⌈⌉‖/".includes(shown)) throw new Beyond();
   return m("mo", shown, { stretchy: "true" });
+}
+
+function table(reader) {
+  const name = braced(reader);
+  if (!Object.hasOwn(TABLES, name) || ++reader.tables > DEEPEST_TABLE) throw new Beyond();
+  const [how, before, after] = TABLES[name];
+  const columns = name === "array" ? braced(reader).replace(/[\s|]/g, "") : "";
+  if (/[^lcr]/.test(columns)) throw new Beyond();
+  const side = (i) => ({ aligned: i % 2 ? "left" : "right", cases: "left" })[how] ?? { l: "left", r: "right" }[columns[i]] ?? "center";
+  const rows = [[]];
+  for (let ended = ""; ended !== "\\end";) {
+    rows.at(-1).push(sequence(reader, ["&", "\\\\", "\\end"]));
+    ended = reader.tokens[reader.i - 1];
+    if (ended === "\\\\") {
+      distance(reader);
+      rows.push([]);
+    }
+  }
+  if (braced(reader) !== name) throw new Beyond();
+  reader.tables--;
+  if (rows.length > 1 && !rows.at(-1).flat().length) rows.pop(); // what follows the last \\
+  const cell = (inside, i) => m("mtd", inside, { columnalign: side(i) });
+  const display = ["aligned", "gathered"].includes(how) ? { displaystyle: "true" } : {};
+  const set = m("mtable", rows.map((row) => m("mtr", row.map(cell))), { class: how, ...display });
+  if (!before) return set;
+  const stretched = (sign) => (sign ? [m("mo", sign, { stretchy: "true" })] : []);
+  return m("mrow", [...stretched(before), set, ...stretched(after)]);
+}
+
+// What stands in braces, as it is written.
+function braced(reader) {
+  const end = reader.tokens.indexOf("}", reader.i);
+  if (reader.tokens[reader.i] !== "{" || end < 0) throw new Beyond();
+  const inside = reader.tokens.slice(reader.i + 1, end).join("");
+  reader.i = end + 1;
+  return inside;
+}
+
+// Passes the star and the distance that may follow \\, as in \\*[2pt].
+function distance(reader) {
+  if (reader.tokens[reader.i] === "*") reader.i++;
+  const ahead = reader.tokens.slice(reader.i, reader.i + 9);
+  const end = ahead.indexOf("]") + 1;
+  if (/^\[-?[\d.]+[a-z]{2}\]$/.test(ahead.slice(0, end).join(""))) reader.i += end;
 }

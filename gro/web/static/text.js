@@ -4,11 +4,13 @@
 // Links are words with their address behind them, and lead nowhere.  What is not visible is made visible.
 
 import { el } from "./base.js";
-import { maths } from "./maths.js";
+import { maths, tableEnd } from "./maths.js";
 
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu;
 const LONGEST = 200_000; // characters; beyond it Markdown is not looked for
 const DEEPEST = 12; // levels of lists and quotations
+const TALLEST = 40; // lines of a formula
+const WIDEST = 200; // cells of a row
 
 // The text as it is; control characters, marks of direction and other invisible ones by their number.
 export function plain(text) {
@@ -54,19 +56,26 @@ function block(lines, i, depth) {
 }
 
 function fence(lines, i) {
-  const opened = /^ {0,3}(`{3,}|~{3,})\s*([\w+#.-]*)[^`]*$/.exec(lines[i]);
+  const opened = /^ {0,3}(`{3,}(?=[^`]*$)|~{3,})/.exec(lines[i]);
   if (!opened) return null;
   let end = i + 1;
   while (end < lines.length && !(lines[end].trim().startsWith(opened[1]) && /^\s*[`~]+\s*$/.test(lines[end]))) end++;
   return [el("pre", {}, el("code", {}, plain(lines.slice(i + 1, end).join("\n")))), end + 1];
 }
 
-// Maths on lines of its own: $$ … $$ or \[ … \].
+// Maths on lines of its own: $$ … $$, \[ … \] or \begin{align} … \end{align}.
 function display(lines, i) {
   const start = lines[i].trim();
+  if (start.startsWith("\\begin{")) {
+    const all = lines.slice(i, i + TALLEST).join("\n").trimStart();
+    const end = tableEnd(all);
+    const rest = all.slice(end).split("\n", 1)[0];
+    if (end < 0) return null;
+    return [el("div", { class: "display" }, maths(all.slice(0, end), true), inline(rest)), i + all.slice(0, end).split("\n").length];
+  }
   for (const [open, close] of [["$$", "$$"], ["\\[", "\\]"]]) {
     if (!start.startsWith(open)) continue;
-    for (let end = i; end < Math.min(lines.length, i + 40); end++) {
+    for (let end = i; end < Math.min(lines.length, i + TALLEST); end++) {
       const all = lines.slice(i, end + 1).join("\n").trim();
       if (all.length >= open.length + close.length && all.endsWith(close)) {
         return [el("div", { class: "display" }, maths(all.slice(open.length, -close.length).trim(), true)), end + 1];
@@ -78,9 +87,9 @@ function display(lines, i) {
 
 function heading(line, i) {
   if (/^ {0,3}([-*_])\s*(\1\s*){2,}$/.test(line)) return [el("hr"), i + 1];
-  const found = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/.exec(line);
+  const found = /^ {0,3}(#{1,6})\s+(.*)$/s.exec(line);
   // A model's headings are below the page's own.
-  return found && [el(`h${Math.min(found[1].length + 2, 6)}`, {}, inline(found[2])), i + 1];
+  return found && [el(`h${Math.min(found[1].length + 2, 6)}`, {}, inline(found[2].trimEnd().replace(/(?<=\s)#+$/, "").trimEnd())), i + 1];
 }
 
 function quotation(lines, i, depth) {
@@ -128,8 +137,7 @@ function tight(nodes) {
 }
 
 function table(lines, i) {
-  if (!lines[i].includes("|") || !/^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/.test(lines[i + 1] ?? "")) return null;
-  if (!(lines[i + 1] ?? "").includes("|")) return null;
+  if (!beginsTable(lines, i)) return null;
   const head = cells(lines[i]);
   let end = i + 2;
   while (end < lines.length && lines[end].includes("|")) end++;
@@ -140,8 +148,30 @@ function table(lines, i) {
   ];
 }
 
+// A head, and below it as many cells of dashes.
+function beginsTable(lines, i) {
+  const next = lines[i + 1] ?? "";
+  if (!lines[i].includes("|") || !next.includes("|") || /[^-:|\s]/.test(next) || !next.includes("-")) return false;
+  const dashes = cells(next);
+  return dashes.length <= WIDEST && dashes.every((cell) => /^:?-+:?$/.test(cell)) && dashes.length === cells(lines[i]).length;
+}
+
+// A bar ends a cell, in code too, unless it is written \| or stands in maths.
+const IN_A_ROW = /\\\([^`]{1,500}?\\\)|(?<!\w)\$(?!\s)(?:\\.|[^$`\\])+(?<!\s)\$(?!\d)|\\.|\|/g;
+
 function cells(line) {
-  return line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
+  const text = line.trim();
+  const found = [""];
+  let from = 0;
+  for (const { 0: one, index } of text.matchAll(IN_A_ROW)) {
+    found[found.length - 1] += text.slice(from, index) + (one === "\\|" ? "|" : one === "|" ? "" : one);
+    if (one === "|") found.push("");
+    from = index + one.length;
+  }
+  found[found.length - 1] += text.slice(from);
+  if (found[0] === "") found.shift();
+  if (found.at(-1) === "") found.pop();
+  return found.map((cell) => cell.trim());
 }
 
 function row(tag, found) {
@@ -150,8 +180,8 @@ function row(tag, found) {
 
 function paragraph(lines, i) {
   let end = i + 1;
-  while (end < lines.length && lines[end].trim() && !/^ {0,3}(#{1,6}\s|>|`{3}|~{3}|\$\$|\\\[)/.test(lines[end])) {
-    if (ITEM.test(lines[end])) break;
+  while (end < lines.length && lines[end].trim() && !/^ {0,3}(#{1,6}\s|>|`{3}|~{3}|\$\$|\\\[|\\begin\{)/.test(lines[end])) {
+    if (ITEM.test(lines[end]) || beginsTable(lines, end)) break;
     end++;
   }
   return [el("p", {}, inline(lines.slice(i, end).join("\n"))), end];
@@ -183,7 +213,7 @@ function inline(text, depth = 0) {
     special.lastIndex = i;
     const at = special.exec(text)?.index;
     if (at === undefined) break;
-    const found = escaped(text, at) ?? link(text, at, depth) ?? marked(text, at, depth);
+    const found = escaped(text, at) ?? link(text, at, depth) ?? environment(text, at) ?? marked(text, at, depth);
     if (!found) {
       i = at + 1;
       continue;
@@ -224,6 +254,14 @@ function balanced(text) {
     else if (text[i] === ")" && --level === 0) return i;
   }
   return -1;
+}
+
+// \begin{align} … \end{align} within a line.
+function environment(text, i) {
+  if (!text.startsWith("\\begin{", i)) return null;
+  const stretch = text.slice(i, i + FAR);
+  const end = tableEnd(stretch);
+  return end < 0 ? null : [maths(stretch.slice(0, end), true), i + end];
 }
 
 function marked(text, i, depth) {

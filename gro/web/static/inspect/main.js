@@ -49,18 +49,24 @@ async function show(wanted) {
 // where another one was asked for meanwhile.
 async function settled(wanted, mine) {
   const next = { ...wanted };
+  const absent = []; // what was asked for and is not there
   const steps = data.run.steps;
   if (!steps.includes(next.step)) {
-    if (next.step !== null) notice(`no completions were recorded at step ${next.step}`);
+    if (next.step !== null) absent.push(`no completions were recorded at step ${next.step}`);
     next.step = steps[steps.length - 1];
   }
   const other = data.step?.step !== next.step;
   const step = other ? await get(`/api/inspect/steps/${next.step}`) : data.step;
   const all = step.groups.flatMap((group) => group.rows.map((row) => ({ ...row, group })));
-  const chosen = all.find((row) => row.row === next.row) ?? all[0];
+  const found = all.find((row) => row.row === next.row);
+  if (!found && next.row !== null) absent.push(`step ${next.step} has no recorded completion ${next.row}`);
+  const chosen = found ?? all[0];
   next.row = chosen.row;
   const others = chosen.group.rows.filter((row) => row.row !== next.row);
-  if (!others.some((row) => row.row === next.beside)) next.beside = null;
+  if (!others.some((row) => row.row === next.beside)) {
+    if (next.beside !== null) absent.push(`completion ${next.beside} cannot stand beside ${next.row}`);
+    next.beside = null;
+  }
   if (next.beside === null) next.side = "a";
   const rows = other ? new Map() : data.rows;
   await Promise.all([next.row, next.beside].filter((row) => row !== null && !rows.has(row)).map(async (row) => {
@@ -70,7 +76,11 @@ async function settled(wanted, mine) {
   Object.assign(data, { step, rows });
   const length = rows.get(next.side === "b" ? next.beside : next.row).tokens.length;
   if (next.at !== null) next.at = length ? Math.min(next.at, length - 1) : null;
-  next.q = next.q ?? "coefficient";
+  const names = data.run.quantities.map((one) => one.name);
+  if (next.q !== null && !names.includes(next.q)) absent.push(`this run has no quantity “${next.q.slice(0, 40)}”`);
+  if (!names.includes(next.q)) next.q = names[0];
+  next.act &&= data.run.actions;
+  notice(absent.join("; "));
   return next;
 }
 
@@ -153,7 +163,7 @@ function drawState() {
   const row = focused();
   const known = view.at === null ? [] : options(data.run.quantities, row).map((one) => ({ ...one, value: valueOf(row, one, view.at) }));
   statePanel(places.state, {
-    step: view.step, row, at: view.at, act: view.act, prompt: group().tokens,
+    step: view.step, row, at: view.at, act: view.act, actions: data.run.actions, prompt: group().tokens,
     known: known.filter((one) => one.value !== null),
     walk, toggle: () => go({ act: !view.act }, { quiet: true }),
   });

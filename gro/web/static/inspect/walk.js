@@ -7,7 +7,7 @@ const WAIT = 120; // ms: who walks quickly asks for the last state only
 const answers = new Map();
 let asked = 0;
 
-export function statePanel(place, { step, row, at, act, prompt, known, walk, toggle }) {
+export function statePanel(place, { step, row, at, act, actions: any, prompt, known, walk, toggle }) {
   asked += 1;
   if (at === null) {
     replace(place, el("p", { class: "faint" }, "Choose a token, or walk with ← and →, to see its state."));
@@ -32,8 +32,10 @@ export function statePanel(place, { step, row, at, act, prompt, known, walk, tog
           known.filter((one) => one.term === null).map((one) =>
             el("div", {}, el("dt", { title: one.meaning }, one.label), el("dd", {}, text(one.value, one.scale)))))),
       partsTable(known.filter((one) => one.term !== null)),
-      el("button", { id: "act", "aria-expanded": act ? "true" : "false", "aria-controls": "actions", onclick: toggle },
-        act ? "Hide the actions" : "Show the top 50 actions"),
+      any
+        ? el("button", { id: "act", "aria-expanded": act ? "true" : "false", "aria-controls": "actions", onclick: toggle },
+          act ? "Hide the actions" : "Show the top 50 actions")
+        : el("p", { class: "faint", id: "no-actions" }, "A reward model gives a score to a whole answer: it has no actions."),
       actions),
   );
   const list = place.querySelector(".prefix");
