@@ -211,14 +211,14 @@ def test_a_run_that_an_alarm_ended_goes_on_from_there_with_another_limit(folder:
     """What it comes to is, to the bit, what it would have been with that limit."""
     name = f"alarmed-{len(other)}"
     path = _online(folder, name, _ALARMED)
-    for _ in range(2):  # the second says why without doing any step
+    for again in (False, True):  # which says why without doing any step
         done = cli("train", path)
+        assert (done.steps == []) == again
         _refused(done, _STOPPED, "With another limit (training.flat_steps) the same command goes on")
         assert [p.name for p in (folder / name / "state").iterdir()] == ["step-2"]
         with RunReader(folder / name) as reader:
             assert reader.last_step == 2
             assert reader.status == "interrupted"
-    assert done.steps == []
     checked = cli("check", path)
     assert checked.code == 0, checked.err
     assert f"note: {folder / name} holds a run that an alarm has ended: {_STOPPED}" in checked.out
