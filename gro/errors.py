@@ -72,6 +72,11 @@ def in_a_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """', did you mean …?' with the most similar of the known names, or '' where none is similar."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
+    """', did you mean …?' with the most similar of the known names, or '' where none is similar.
+
+    >>> nearest("grop", ["gro", "grpo"])
+    ", did you mean 'grpo'?"
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=5, cutoff=0.5)
+    best = max(close, key=lambda one: sorted(one) == sorted(str(name)), default=None)  # letters in another order
+    return "" if best is None else f", did you mean {best!r}?"

@@ -708,7 +708,7 @@ def test_a_run_of_another_recipe_comes_first(work: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = refused(cli("train", online(work, model="runs/earlier")))
     assert message.startswith("error: model: runs/earlier: there is no such folder")
-    assert "The run of another recipe has to be trained first" in message
+    assert "If it is the run of another recipe, train that first" in message
 
 
 def test_from_another_directory(

@@ -64,7 +64,7 @@ def start_of(config: Config, run: Path | None = None) -> Start:
                 adapter.check_targets(start.architecture, config.model.lora)
             return start
         except GroError as error:
-            missing = "" if Path(path).expanduser().exists() else ". The run of another recipe has to be trained first"
+            missing = "" if Path(path).expanduser().exists() else ". If it is the run of another recipe, train that first"
             raise GroError(f"model: {error}{missing}") from error
     if run is not None and (run / START).exists():
         return start_at(str(run / START))

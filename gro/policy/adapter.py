@@ -103,7 +103,7 @@ def _check_target(model: PreTrainedModel, target: str, layers: Collection[str], 
     known = ", ".join(sorted(ends))
     if not meant:
         raise GroError(
-            f"lora.targets: {kind} has no layer {target!r}{nearest(target, ends)}. Its linear layers are {known}"
+            f"lora.targets: {kind} has no layer {target!r}{nearest(target, ends)}; its linear layers are {known}"
         )
     if other := next((name for name in meant if name not in layers), None):
         found = type(meant[other]).__name__
