@@ -64,8 +64,9 @@ def start_of(config: Config, run: Path | None = None) -> Start:
                 adapter.check_targets(start.architecture, config.model.lora)
             return start
         except GroError as error:
-            missing = "" if Path(path).expanduser().exists() else ". If it is the run of another recipe, train that first"
-            raise GroError(f"model: {error}{missing}") from error
+            missing = not Path(path).expanduser().exists()
+            first = ". If it is the run of another recipe, train that first" if missing else ""
+            raise GroError(f"model: {error}{first}") from error
     if run is not None and (run / START).exists():
         return start_at(str(run / START))
     with _of_create():
