@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gro.runs import files, operations
 
 Strike = str
@@ -191,6 +193,9 @@ class Attempt:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             os.chdir(folder)
+            # In a fork torch makes its pool of threads anew at the first use, and not safely if that is in several
+            # threads at once: where transformers loads a model it may say "Invalid thread pool!".
+            torch.set_num_threads(1)
             seen: list[str] = []
             operations.on_operation = _hook(self.board, strikes, seen)
             if before is not None:
