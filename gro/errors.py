@@ -77,6 +77,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("grop", ["gro", "grpo"])
     ", did you mean 'grpo'?"
     """
-    close = difflib.get_close_matches(str(name), list(known), n=5, cutoff=0.5)
-    best = max(close, key=lambda one: sorted(one) == sorted(str(name)), default=None)  # letters in another order
+    best = closest(str(name), known)
     return "" if best is None else f", did you mean {best!r}?"
+
+
+def closest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The most similar of the known names, first one of the same letters; None where none is similar.
+
+    cutoff: how similar at least, from 0 to 1, as `difflib` measures it.
+    """
+    close = difflib.get_close_matches(name, list(known), n=5, cutoff=cutoff)
+    return max(close, key=lambda one: sorted(one) == sorted(name), default=None)

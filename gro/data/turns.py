@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
 from gro.data._lines import Row, type_name
 from gro.data.spec import Turn
+from gro.errors import closest
 
 ROLES = ("system", "user", "assistant")
 _MEANT = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "developer": "system"}
@@ -129,8 +129,7 @@ def split_text(row: Row, columns: tuple[str, str], chosen: str, rejected: str) -
 
 def nearest(name: str, names: list[str]) -> str | None:
     """The name most like it, if any is."""
-    found = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
-    return found[0] if found else None
+    return closest(name, names, 0.7)
 
 
 def _some(names: list[Any]) -> str:

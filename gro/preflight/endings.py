@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ def check_endings(console: Console, data: Data, start: Start, sampling: Sampling
             taught += ended
     stops = set() if sampling is None else set(sampling.stop_ids)
     if sampling is not None:
-        _compare(console, tokenizer, taught, stops)
+        _compare(console, tokenizer, set(taught), stops)
     _others(console, tokenizer, set(taught) or stops, start.ends)
     if full:
         for name, dataset in data.named.items():
@@ -51,20 +51,18 @@ def check_endings(console: Console, data: Data, start: Start, sampling: Sampling
         _show_conversation(console, data, tokenizer)
 
 
-def _compare(
-    console: Console, tokenizer: PreTrainedTokenizerBase, taught: Collection[int], stops: Collection[int]
-) -> None:
+def _compare(console: Console, tokenizer: PreTrainedTokenizerBase, taught: Set[int], stops: Set[int]) -> None:
     """Where training and sampling disagree about the end."""
     say(console, f"sampling stops at {_names(tokenizer, stops) or 'no token at all'}")
-    if unknown := set(taught) - set(stops):
+    if unknown := taught - stops:
         raise GroError(f"completions end in {_names(tokenizer, unknown)}, at which sampling does not stop")
-    if taught and (never := set(stops) - set(taught)):
+    if taught and (never := stops - taught):
         say(console, f"note: no completion that is learnt ends in {_names(tokenizer, never)}")
 
 
-def _others(console: Console, tokenizer: PreTrainedTokenizerBase, ends: Collection[int], own: Collection[int]) -> None:
+def _others(console: Console, tokenizer: PreTrainedTokenizerBase, ends: Set[int], own: Collection[int]) -> None:
     """Where other programs, which go by the model's own files, would not stop."""
-    if alien := set(ends) - set(own):
+    if alien := ends - set(own):
         say(
             console,
             f"note: completions end in {_names(tokenizer, alien)}, which is no end token by the model's own files: "

@@ -5,7 +5,6 @@ This module is imported by the worker processes: it must stay free of torch and 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gro.errors import GroError
+from gro.errors import GroError, closest
 from gro.rewards.functions import RewardFunction, described, notes_of, quoted
 from gro.rewards.registry import NAMED, resolved
 
@@ -141,5 +140,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _similar(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = closest(name, names, cutoff)
+    return "" if close is None else f"; did you mean {close!r}?"
